@@ -1,0 +1,38 @@
+# make demo   own virtual environment, install, denoise a noisy photo
+# make test   own virtual environment, install, run the tests
+# make lint   style and types
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/core.installed
+	$(BIN)/python examples/demo.py out
+
+test: $(VENV)/dev.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/dev.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "modnas-fast needs Python 3.10 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/core.installed: $(BIN)/python pyproject.toml setup.py constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/dev.installed: $(BIN)/python pyproject.toml setup.py constraints.txt
+	$(PIP) --editable '.[dev]'
+	touch $@ $(VENV)/core.installed

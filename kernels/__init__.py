@@ -1,0 +1,1 @@
+"""Triton kernels, one file an op; installed as `modnas_fast.kernels`. Importing the package loads none of them."""

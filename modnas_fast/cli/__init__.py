@@ -1,0 +1,45 @@
+"""The `modnas-fast` command: one module a verb, with `add_arguments(parser)` and `run(arguments) -> exit status`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from modnas_fast.errors import ModnasError
+from modnas_fast.version import __version__
+
+VERBS = {
+    "denoise": "denoise image files, folders or globs",
+    "evaluate": "score a model on a folder of clean images",
+    "train": "train a network from a YAML configuration",
+    "summary": "count parameters, MACs, receptive field and memory of a genotype",
+    "plot": "draw a genotype as SVG or PNG",
+    "models": "list the models that come with the package",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status: 0 done, 1 some inputs failed, 2 bad request, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="modnas-fast", description="Fast image denoising with MoD-NAS networks.")
+    parser.add_argument("--version", action="version", version=f"modnas-fast {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, summary in VERBS.items():
+        module = import_module(f"modnas_fast.cli.{verb}")
+        module.add_arguments(verbs.add_parser(verb, help=summary, description=module.__doc__))
+    parsed = parser.parse_args(arguments)
+    try:
+        return int(import_module(f"modnas_fast.cli.{parsed.verb}").run(parsed))
+    except ModnasError as error:
+        print(f"modnas-fast {parsed.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"modnas-fast {parsed.verb}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, say) has what it wanted; without this, Python complains while flushing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
