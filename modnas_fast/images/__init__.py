@@ -1,0 +1,1 @@
+"""Images: files, degradations, metrics, test sets and the training patches."""
