@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from modnas_fast.atomic import write_atomically
 from modnas_fast.images.frames import Frame, ImageError, ImageFile, Metadata, from_float, to_float
 from modnas_fast.images.npy import decode_npy, encode_npy
 from modnas_fast.images.png import decode_png, encode_png
@@ -117,8 +117,7 @@ def write_image(path: str | Path, image: ImageFile, *, overwrite: bool = False) 
     kind = _writable_format(path)
     ready = replace(image, frames=tuple(_at_most(kind.bits, frame) for frame in image.frames))
     with _errors_named(path, "written"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, lambda stream: kind.encode(ready, stream), overwrite)
+        write_atomically(path, lambda stream: kind.encode(ready, stream), overwrite=overwrite)
 
 
 def check_writable(path: str | Path, overwrite: bool = False, image: ImageFile | None = None) -> None:
@@ -241,29 +240,3 @@ def _at_most(bits: int, frame: Frame) -> Frame:
     dtype = {8: np.uint8, 16: np.uint16}[bits]
     alpha = None if frame.alpha is None else from_float(to_float(frame.alpha), dtype)
     return Frame(from_float(to_float(frame.colour), dtype), alpha)
-
-
-def _write_atomically(path: Path, write: Callable[[BinaryIO], None], overwrite: bool) -> None:
-    """Write beside the path, then give the whole file its name in one step; KeyboardInterrupt leaves nothing either."""
-    partial = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with partial.open("x+b") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if overwrite:
-            os.replace(partial, path)
-        else:
-            _link(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _link(partial: Path, path: Path) -> None:
-    """Name the file only if the name is free: a link, unlike a replacement, fails where another writer was faster."""
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        raise
-    except OSError:  # no hard links on this file system (exFAT, some network shares); the check before has to do
-        os.replace(partial, path)
