@@ -1,0 +1,87 @@
+"""The degradations of the paper's experiments, as its tests apply them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from modnas_fast.errors import ModnasError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+KINDS = ("awgn", "jpeg")
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """What a model was trained to undo.
+
+    Args:
+        kind: "awgn", additive white Gaussian noise, or "jpeg", compression of the luma.
+        levels: the σ on the 0–255 scale, or the JPEG qualities, it was trained at.
+    """
+
+    kind: str
+    levels: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(float(level) for level in self.levels))
+        if self.kind not in KINDS:
+            raise ModnasError(f"degradation is {self.kind!r}; choose from {', '.join(KINDS)}")
+        if not self.levels or not all(np.isfinite(level) and level >= 0 for level in self.levels):
+            raise ModnasError(f"levels is {self.levels}; give at least one, none negative")
+        if self.kind == "jpeg" and not all(level in range(1, 96) for level in self.levels):
+            raise ModnasError(f"levels is {self.levels}; JPEG qualities are whole, 1 to 95")
+
+    def __str__(self) -> str:
+        unit = "σ" if self.kind == "awgn" else "JPEG q"
+        return f"{unit} = " + ", ".join(f"{level:g}" for level in self.levels)
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": self.kind, "levels": list(self.levels)})
+
+    @classmethod
+    def from_mapping(cls, entry: Mapping[str, Any]) -> Degradation:
+        return cls(entry["kind"], tuple(entry["levels"]))
+
+
+def add_test_noise(clean: Array, sigma: float, seed: int = 0) -> Array:
+    """y = x + σ/255 · n with the field's fixed test noise: NumPy's legacy stream, seeded anew for every image.
+
+    Args:
+        clean: float image in [0, 1], [H, W] or [H, W, C].
+        sigma: standard deviation on the 0–255 scale.
+        seed: seed of the stream; 0 in every table.
+
+    Returns:
+        float32 of the same shape, not clipped.
+    """
+    noise = np.random.RandomState(seed).randn(*clean.shape)
+    return (clean + noise * (sigma / 255.0)).astype(np.float32)
+
+
+def jpeg_compress(image: Array, quality: int) -> Array:
+    """The image after a JPEG round trip.
+
+    Args:
+        image: uint8 [H, W] or [H, W, 3]; RGB is coded with 4:2:0 chroma, JPEG's default.
+        quality: 1 (worst) to 95, as libjpeg counts.
+
+    Returns:
+        uint8 of the same shape.
+
+    Raises:
+        ModnasError: quality outside 1…95.
+    """
+    if not 1 <= quality <= 95:
+        raise ModnasError(f"JPEG quality is {quality}; it must be between 1 and 95")
+    coded = io.BytesIO()
+    Image.fromarray(image).save(coded, format="JPEG", quality=quality)
+    with Image.open(coded) as decoded:
+        return np.array(decoded)

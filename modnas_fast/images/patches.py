@@ -1,0 +1,137 @@
+"""Training patches, cut by one gather a batch from images that stay in memory as uint8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modnas_fast.errors import ModnasError
+from modnas_fast.images.degradations import jpeg_compress
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class PatchSampler:
+    """Random patches with random flips and transposes, on the device that holds the images.
+
+    Every position of every image is equally likely. All images lie in one flat pixel array; a batch is an index
+    computation and a gather, with no Python a patch, on CPU and GPU alike.
+
+    Args:
+        images: uint8 [H, W, C], all with one C; those smaller than a patch are left out.
+        patch: side in pixels.
+        device: where images, indices and patches live.
+
+    Raises:
+        ModnasError: no image is large enough.
+    """
+
+    def __init__(self, images: Sequence[Array], patch: int, device: torch.device) -> None:
+        large = [image for image in images if min(image.shape[:2]) >= patch]
+        if not large:
+            raise ModnasError(
+                f"none of {len(images)} training images is at least {patch}×{patch} pixels; lower `patch`"
+            )
+        self.patch = patch
+        self.image_count = len(large)
+        self.pixels = torch.from_numpy(np.concatenate([image.reshape(-1, image.shape[2]) for image in large])).to(
+            device
+        )
+        height, width = (torch.tensor([image.shape[axis] for image in large], device=device) for axis in (0, 1))
+        self._width = width
+        self._columns = width - patch + 1
+        positions = (height - patch + 1) * self._columns
+        self._ends = positions.cumsum(0)
+        self._starts = self._ends - positions
+        areas = height * width
+        self._offsets = areas.cumsum(0) - areas
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Indices of `count` random patches into `pixels`, int64 [count, patch, patch]."""
+        device = self.pixels.device
+        total = int(self._ends[-1])
+        position = torch.randint(total, (count,), generator=generator, device=device)
+        symmetry = torch.randint(8, (count, 1, 1), generator=generator, device=device)
+        image = torch.searchsorted(self._ends, position, right=True)
+        inside = position - self._starts[image]
+        top, left = inside // self._columns[image], inside % self._columns[image]
+        rows = torch.arange(self.patch, device=device).view(1, -1, 1)
+        columns = rows.view(1, 1, -1)
+        rows, columns = (
+            torch.where(symmetry & 1 > 0, self.patch - 1 - rows, rows),
+            torch.where(symmetry & 2 > 0, self.patch - 1 - columns, columns),
+        )
+        width = self._width[image].view(-1, 1, 1)
+        inner = torch.where(symmetry & 4 > 0, columns * width + rows, rows * width + columns)
+        return (self._offsets[image] + top * self._width[image] + left).view(-1, 1, 1) + inner
+
+    def gather(self, indices: Tensor, pixels: Tensor | None = None) -> Tensor:
+        """The patches at `indices` as float32 [N, C, patch, patch] in [0, 1], channels-last in memory.
+
+        `pixels` replaces the sampler's own by an array of the same layout (a degraded copy of the images, say).
+        """
+        source = self.pixels if pixels is None else pixels
+        return (source[indices].float() / 255.0).permute(0, 3, 1, 2)
+
+
+class PairSampler:
+    """Pairs (degraded, clean) of a training batch.
+
+    AWGN is drawn anew for every patch. JPEG copies of the images are made once a quality, and patches are cut from
+    both alike.
+
+    Args:
+        images: clean uint8 images [H, W, C].
+        patch: side in pixels.
+        degradation, levels: see `TrainConfig`.
+        device: where batches are made.
+        seed: of positions, symmetries, levels and noise.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Array],
+        patch: int,
+        degradation: str,
+        levels: Sequence[float],
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self.clean = PatchSampler(images, patch, device)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self._levels = torch.tensor(levels, device=device)
+        self._compressed: Tensor | None = None
+        if degradation == "jpeg":
+            copies = [
+                PatchSampler([_jpeg(image, int(quality)) for image in images], patch, device).pixels
+                for quality in levels
+            ]
+            self._compressed = torch.stack(copies)
+
+    def sample(self, batch: int, share: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """The next batch of `batch` pairs, or this process's `share` of it: two float [N, C, patch, patch] tensors.
+
+        Random numbers are drawn for the whole batch whatever the share, so several processes see together what one
+        would.
+        """
+        device = self.clean.pixels.device
+        indices = self.clean.draw(batch, self.generator)
+        level = torch.randint(len(self._levels), (batch, 1, 1), generator=self.generator, device=device)
+        if self._compressed is not None:
+            clean = self.clean.gather(indices[share])
+            copies = self._compressed.flatten(0, 1)
+            return self.clean.gather((indices + level * self.clean.pixels.shape[0])[share], copies), clean
+        size = (batch, *indices.shape[1:], self.clean.pixels.shape[1])
+        noise = torch.randn(size, generator=self.generator, device=device)[share].permute(0, 3, 1, 2)
+        clean = self.clean.gather(indices[share])
+        sigma = self._levels[level[share]].unsqueeze(-1) / 255.0
+        return torch.addcmul(clean, noise, sigma), clean
+
+
+def _jpeg(image: Array, quality: int) -> Array:
+    compressed = jpeg_compress(image[..., 0] if image.shape[2] == 1 else image, quality)
+    return compressed.reshape(image.shape)

@@ -1,0 +1,133 @@
+"""Weight files: safetensors that describe their network, so that a path is all that loading needs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from modnas_fast.atomic import write_atomically
+from modnas_fast.errors import ModnasError
+from modnas_fast.genotype import Genotype
+from modnas_fast.images.degradations import Degradation
+from modnas_fast.networks.derived import DerivedNet
+
+_FORMAT = "modnas_fast.weights"
+_VERSION = "1"
+
+
+class WeightsError(ModnasError):
+    """A weight file that is missing, broken or of another kind, or a model name that is unknown."""
+
+
+def shipped_models() -> dict[str, Path]:
+    """The models that come with the package: name → weight file, sorted by name."""
+    folder = Path(str(resources.files("modnas_fast").joinpath("weights")))
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def save_weights(path: str | os.PathLike[str], net: DerivedNet, tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Write a self-describing weight file, atomically.
+
+    Args:
+        path: the `.safetensors` file; replaced if it exists.
+        net: its genotype, stages, channels and degradation are recorded.
+        tensors: written instead of the net's own state dict (an average of it, say); same keys and shapes.
+    """
+    metadata = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "genotype": net.genotype.to_json(),
+        "stages": str(len(net.stages)),
+        "channels_in": str(net.channels_in),
+    }
+    if net.degradation is not None:
+        metadata["degradation"] = net.degradation.to_json()
+    write_safetensors(path, net.state_dict() if tensors is None else tensors, metadata)
+
+
+def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> DerivedNet:
+    """A trained network, ready to run: in evaluation mode, float32, on `device`.
+
+    Args:
+        name_or_path: a shipped model's name (see `shipped_models`), or a weight file that `save_weights` or training
+            wrote.
+        device: where the parameters go.
+
+    Raises:
+        WeightsError: unknown name, unreadable, truncated or foreign file, or tensors that do not fit the genotype in
+            it.
+    """
+    name = os.fspath(name_or_path)
+    tensors, metadata = read_safetensors(shipped_models().get(name, Path(name)))
+    if metadata.get("format") != _FORMAT:
+        raise WeightsError(f"{name}: not a modnas-fast weight file (its metadata lacks format={_FORMAT!r})")
+    if metadata.get("version") != _VERSION:
+        raise WeightsError(
+            f"{name}: weight file version {metadata.get('version')}; this release reads {_VERSION}: upgrade modnas-fast"
+        )
+    try:
+        net = DerivedNet(
+            Genotype.from_json(metadata["genotype"]), int(metadata["stages"]), int(metadata["channels_in"])
+        )
+        if "degradation" in metadata:
+            net.degradation = Degradation.from_mapping(json.loads(metadata["degradation"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{name}: broken metadata: {error}") from None
+    _load_tensors(net, tensors, name)
+    return net.to(device).eval()
+
+
+def _load_tensors(net: DerivedNet, tensors: Mapping[str, Tensor], name: str) -> None:
+    expected = net.state_dict()
+    problems = [f"{key} is missing" for key in expected.keys() - tensors.keys()]
+    problems += [f"{key} is unknown" for key in tensors.keys() - expected.keys()]
+    for key in expected.keys() & tensors.keys():
+        if expected[key].shape != tensors[key].shape:
+            problems.append(f"{key} is {list(tensors[key].shape)}, not {list(expected[key].shape)}")
+        elif not torch.isfinite(tensors[key]).all():
+            problems.append(f"{key} holds NaN or infinite values")
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise WeightsError(f"{name}: the tensors do not fit its genotype: {min(problems)}{more}")
+    net.load_state_dict(dict(tensors))
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the metadata of a safetensors file.
+
+    Raises:
+        WeightsError: the file is missing, truncated or of another format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        if not isinstance(error, (FileNotFoundError, PermissionError)) and not path.is_dir():
+            raise WeightsError(f"{path}: not a readable safetensors file ({error}); fetch or copy it again") from None
+        known = ", ".join(shipped_models())
+        reason = "it is a folder" if path.is_dir() else getattr(error, "strerror", None) or "no such file"
+        raise WeightsError(f"model {os.fspath(path)!r}: {reason}; give a weight file or one of: {known}") from None
+
+
+def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically and durably: whoever reads `path` sees the old file or the whole new one."""
+    payload = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, metadata)
+    write_atomically(path, _with_sorted_metadata(payload))
+
+
+def _with_sorted_metadata(payload: bytes) -> bytes:
+    """The same file with its metadata in order: safetensors shuffles them, and equal content should be equal bytes."""
+    size = int.from_bytes(payload[:8], "little")
+    header = json.loads(payload[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + payload[8 + size :]

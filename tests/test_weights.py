@@ -1,0 +1,257 @@
+"""Weight files: bit-exact round trips, and one clear line for every file that is none."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from modnas_fast.genotype import Genotype
+from modnas_fast.images.degradations import Degradation
+from modnas_fast.networks import DerivedNet, WeightsError, load, save_weights, shipped_models
+from modnas_fast.networks.weights import read_safetensors, write_safetensors
+from tests.cases import random_genotype
+
+GENOTYPE = random_genotype(4)
+
+
+def small_net(stages=2, channels_in=1, seed=0) -> DerivedNet:
+    torch.manual_seed(seed)
+    net = DerivedNet(GENOTYPE, stages, channels_in)
+    net.degradation = Degradation("awgn", (15, 25.5))
+    return net
+
+
+@pytest.fixture
+def path(tmp_path):
+    target = tmp_path / "net.safetensors"
+    save_weights(target, small_net())
+    return target
+
+
+def parts(path):
+    """(tensors, metadata) as safetensors itself reads them."""
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def refused(path, says):
+    with pytest.raises(WeightsError, match=says) as caught:
+        load(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+@pytest.mark.parametrize(("stages", "channels_in"), [(1, 1), (3, 1), (2, 3)])
+def test_round_trip_is_bit_exact(tmp_path, stages, channels_in):
+    net, path = small_net(stages, channels_in), tmp_path / "new" / "folder" / "net.safetensors"
+    with torch.no_grad():  # values that a text or a half-precision format would lose
+        net.stages[0].out.bias.fill_(1e-42)
+        net.stages[0].delta.fill_(-0.0)
+        net.stages[0].stem[0].bias[0] = 1 / 3
+    save_weights(path, net)
+    again = load(path)
+    assert not again.training
+    assert (again.genotype, again.genotype.name) == (GENOTYPE, GENOTYPE.name)
+    assert (len(again.stages), again.channels_in) == (stages, channels_in)
+    assert again.degradation == Degradation("awgn", (15.0, 25.5))
+    state = net.state_dict()
+    assert list(again.state_dict()) == list(state)
+    for key, value in again.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value.view(torch.int32), state[key].view(torch.int32)), key
+    y = torch.rand(1, channels_in, 11, 8)
+    assert torch.equal(again(y), net(y))
+    assert not torch.equal(again(y), torch.zeros_like(y))
+
+
+def test_file_describes_itself(path):
+    tensors, metadata = parts(path)
+    assert set(metadata) == {"format", "version", "genotype", "stages", "channels_in", "degradation"}
+    assert (metadata["format"], metadata["version"]) == ("modnas_fast.weights", "1")
+    assert (metadata["stages"], metadata["channels_in"]) == ("2", "1")
+    assert Genotype.from_json(metadata["genotype"]) == GENOTYPE
+    assert set(tensors) == set(small_net().state_dict())
+
+
+def test_degradation_is_optional(tmp_path):
+    net = small_net()
+    net.degradation = None
+    save_weights(tmp_path / "plain.safetensors", net)
+    assert load(tmp_path / "plain.safetensors").degradation is None
+
+
+def test_saving_is_deterministic(tmp_path, path):
+    save_weights(tmp_path / "again.safetensors", small_net())
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_other_tensors_in_the_nets_place(tmp_path):
+    net, average = small_net(), {key: value * 0.5 for key, value in small_net(seed=1).state_dict().items()}
+    save_weights(tmp_path / "average.safetensors", net, average)
+    for key, value in load(tmp_path / "average.safetensors").state_dict().items():
+        assert torch.equal(value, average[key])
+
+
+def test_channels_last_nets_save_the_same_file(tmp_path, path):
+    save_weights(tmp_path / "last.safetensors", small_net().to(memory_format=torch.channels_last))
+    assert (tmp_path / "last.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_load_puts_the_net_on_the_device(path):
+    assert all(parameter.device.type == "meta" for parameter in load(path, "meta").parameters())
+
+
+def test_truncated_anywhere(path, tmp_path):
+    whole = path.read_bytes()
+    cut = tmp_path / "cut.safetensors"
+    offsets = {0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 4, len(whole) - 1} | set(range(16, len(whole), 4999))
+    for offset in sorted(offsets):
+        cut.write_bytes(whole[:offset])
+        refused(cut, r"not a readable safetensors file \(.*\); fetch or copy it again")
+    cut.write_bytes(whole + b"\0")
+    refused(cut, "not a readable safetensors file")
+    cut.write_bytes(whole)
+    load(cut)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 64,
+        b"\x89PNG\r\n\x1a\n" + bytes(100),
+        b"PK\x03\x04" + bytes(500),
+        b"\xff" * 1000,
+        b"version https://g",
+    ],
+    ids=["empty", "zeros", "png", "torch.save", "ones", "git-lfs pointer"],
+)
+def test_other_files(tmp_path, content):
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(content)
+    refused(path, "not a readable safetensors file")
+
+
+def test_missing_file_and_unknown_name(tmp_path):
+    known = ", ".join(shipped_models())
+    assert known in refused(tmp_path / "none.safetensors", "no such file|No such file; give a weight file or one of: ")
+    assert known in refused("modnas-z", "model 'modnas-z'")
+    assert known in refused(tmp_path, "is a folder")
+
+
+def test_safetensors_of_another_program(tmp_path, path):
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.ones(3)}, foreign)
+    refused(foreign, r"not a modnas-fast weight file \(its metadata lacks format='modnas_fast.weights'\)")
+    save_file(parts(path)[0], foreign, {"format": "pt"})
+    refused(foreign, "not a modnas-fast weight file")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("version", "2", "weight file version 2; this release reads 1: upgrade"),
+        ("version", None, "weight file version None"),
+        ("genotype", None, "broken metadata: 'genotype'"),
+        ("genotype", "{}", "broken metadata: the genotype lacks the field"),
+        ("genotype", "", "broken metadata: the genotype is not valid JSON"),
+        ("stages", None, "broken metadata: 'stages'"),
+        ("stages", "two", "broken metadata: .*'two'"),
+        ("stages", "0", "broken metadata: stages is 0"),
+        ("stages", "3", "stages.2.*is missing"),
+        ("stages", "1", "stages.1.*is unknown"),
+        ("channels_in", "3", r"is \[\d+, 1, 3, 3\], not \[\d+, 3, 3, 3\]|is \[1, .*not \[3, |is \[1\], not \[3\]"),
+        ("channels_in", "", "broken metadata"),
+        ("degradation", "[]", "broken metadata"),
+        ("degradation", "{", "broken metadata"),
+        ("degradation", '{"kind": "blur", "levels": [1]}', "broken metadata: degradation is 'blur'"),
+        ("degradation", '{"kind": "awgn"}', "broken metadata: 'levels'"),
+        ("degradation", '{"kind": "awgn", "levels": []}', "broken metadata: levels is"),
+    ],
+)
+def test_broken_metadata(path, key, value, says):
+    tensors, metadata = parts(path)
+    metadata = {k: v for k, v in (metadata | {key: value}).items() if v is not None}
+    save_file(tensors, path, metadata)
+    refused(path, says)
+
+
+def broken(tensors, what):
+    key = "stages.1.out.weight"
+    if what == "missing":
+        del tensors[key]
+    elif what == "unknown":
+        tensors["stages.1.extra"] = torch.ones(1)
+    elif what == "shape":
+        tensors[key] = tensors[key].flatten()
+    elif what == "all":
+        tensors.clear()
+    else:
+        tensors[key].view(-1)[-1] = float(what)
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("missing", "stages.1.out.weight is missing$"),
+        ("unknown", "stages.1.extra is unknown$"),
+        ("shape", r"stages.1.out.weight is \[\d+\], not \[1, \d+, 1, 1\]$"),
+        ("all", r"is missing \(and \d+ more\)$"),
+        ("nan", "stages.1.out.weight holds NaN or infinite values$"),
+        ("-inf", "stages.1.out.weight holds NaN or infinite values$"),
+    ],
+)
+def test_wrong_tensors(path, what, says):
+    tensors, metadata = parts(path)
+    save_file(broken(tensors, what), path, metadata)
+    refused(path, "the tensors do not fit its genotype: .*" + says)
+
+
+@pytest.mark.parametrize("failing", ["replace", "fsync"])
+def test_whole_or_not_at_all(path, monkeypatch, failing):
+    before = path.read_bytes()
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, failing, full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_weights(path, small_net(seed=9))
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+    save_weights(path, small_net(seed=9))
+    assert path.read_bytes() != before
+
+
+def test_any_tensors_and_text_survive(tmp_path):
+    tensors = {
+        "bytes": torch.arange(256, dtype=torch.uint8),
+        "bf16": torch.randn(3, 5).bfloat16(),
+        "strided": torch.randn(4, 6).t()[::2],
+        "scalar": torch.tensor(-7, dtype=torch.int64),
+    }
+    metadata = {"text": 'σ = 25\n"quoted"', "empty": ""}
+    write_safetensors(tmp_path / "t.safetensors", tensors, metadata)
+    again, text = read_safetensors(tmp_path / "t.safetensors")
+    assert text == metadata
+    assert again.keys() == tensors.keys()
+    for key, value in tensors.items():
+        assert again[key].dtype == value.dtype
+        assert torch.equal(again[key], value)
+
+
+def test_shipped_models_load():
+    assert list(shipped_models()) == sorted(shipped_models())
+    for name in shipped_models():
+        net = load(name)
+        y = torch.rand(1, net.channels_in, 9, 8)
+        assert net(y).isfinite().all()
+        assert net.degradation is not None
