@@ -1,0 +1,158 @@
+"""Denoise image files, folders of them, and globs.
+
+PNG, JPEG, TIFF (page by page), WebP, BMP and .npy, 8 and 16 bit, gray and RGB. Depth, alpha, ICC profile and EXIF are
+kept. A file that fails is named and the rest goes on; nothing is left half-written, and existing outputs are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modnas_fast.cli.model_arguments import add_model_arguments, tile_size
+from modnas_fast.cli.progress import ProgressLine
+from modnas_fast.errors import ModnasError
+
+if TYPE_CHECKING:
+    from modnas_fast.engine.denoiser import Denoiser
+    from modnas_fast.images.files import ImageFile
+
+_AHEAD = 2  # files read before their turn, and results waiting to be saved: enough to overlap, few enough to hold
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image file, folder or glob pattern")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="folder, or a file name for one input file"
+    )
+    parser.add_argument("--sigma", type=float, metavar="S", help="noise level, 0-255 scale; default: the model's own")
+    add_model_arguments(parser)
+    parser.add_argument("--suffix", default="", help="added to the outputs' names: photo.png becomes photo<suffix>.png")
+    parser.add_argument("--ext", help="write this format instead of the input's: png, tiff, jpg, webp, bmp, npy")
+    parser.add_argument("-r", "--recursive", action="store_true", help="search folders in folders too")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from modnas_fast.engine.denoiser import DEFAULT_MODEL, Denoiser
+    from modnas_fast.images.files import check_writable, list_images
+
+    jobs = _plan(list_images(arguments.inputs, recursive=arguments.recursive), arguments)
+    denoiser = Denoiser(arguments.model or DEFAULT_MODEL, arguments.device, tile_size(arguments.tile), arguments.x8)
+    denoiser.check_level(arguments.sigma)
+    progress = ProgressLine()
+    failures = _Failures(progress)
+    wanted = []
+    for source, target in jobs:
+        with failures.noted():
+            check_writable(target, arguments.overwrite)
+            wanted.append((source, target))
+    _denoise_files(denoiser, wanted, arguments.overwrite, progress, failures)
+    progress.say(
+        f"denoised {len(jobs) - failures.count} of {len(jobs)} with {denoiser.name} on {denoiser.device} "
+        f"into {arguments.output}"
+    )
+    return 1 if failures.count else 0
+
+
+class _Failures:
+    """Files that failed: each is named in a line of its own, and counted, while the rest goes on."""
+
+    def __init__(self, progress: ProgressLine) -> None:
+        self.count = 0
+        self._progress = progress
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        try:
+            yield
+        except (ModnasError, OSError, MemoryError) as error:
+            self.count += 1
+            self._progress.say(f"error: {error or type(error).__name__}")
+
+
+def _plan(found: Sequence[tuple[Path, Path]], arguments: argparse.Namespace) -> list[tuple[Path, Path]]:
+    """(input, output) pairs.
+
+    Raises:
+        ModnasError: two inputs with one output, or an output that is an input.
+    """
+    from modnas_fast.images.files import WRITABLE_SUFFIXES
+
+    output = Path(arguments.output)
+    names_a_file = output.suffix.lower() in WRITABLE_SUFFIXES and not output.is_dir()
+    if names_a_file and len(found) > 1:
+        raise ModnasError(f"{output} names one file, but there are {len(found)} inputs; give a folder")
+    if names_a_file:
+        targets = [output]
+    else:
+        extension = "." + arguments.ext.lstrip(".").lower() if arguments.ext else None
+        targets = [
+            output / relative.with_name(relative.stem + arguments.suffix + (extension or relative.suffix))
+            for _, relative in found
+        ]
+    sources = {path.resolve(): path for path, _ in found}
+    taken: dict[Path, Path] = {}
+    for (source, _), target in zip(found, targets, strict=True):
+        place = target.resolve()
+        if place in sources:
+            raise ModnasError(f"{target} is an input; choose another output folder or a --suffix")
+        if place in taken:
+            raise ModnasError(
+                f"{taken[place]} and {source} would both become {target}; denoise them one after the other"
+            )
+        taken[place] = source
+    return [(source, target) for (source, _), target in zip(found, targets, strict=True)]
+
+
+def _denoise_files(
+    denoiser: Denoiser, jobs: Sequence[tuple[Path, Path]], overwrite: bool, progress: ProgressLine, failures: _Failures
+) -> None:
+    """Read, denoise and write every file, the three overlapped."""
+    from modnas_fast.engine.tiling import portion
+    from modnas_fast.images.files import check_writable, read_image, write_image
+
+    saving: list[Future[None]] = []
+    split_noted = False
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        readings = _ahead(reader, read_image, [source for source, _ in jobs])
+        for index, ((source, target), reading) in enumerate(zip(jobs, readings, strict=True)):
+            with failures.noted():
+                image = reading.result()
+                check_writable(target, overwrite, image)
+                if denoiser.net.channels_in == 1 and image.frames[0].colour.shape[2] == 3 and not split_noted:
+                    progress.say(f"note: {denoiser.name} is for gray images; it runs red, green and blue one by one")
+                    split_noted = True
+                on_file = portion(partial(progress.update, text=source.name), index, len(jobs))
+                frames = tuple(
+                    denoiser.denoise_frame(frame, portion(on_file, page, len(image.frames)))
+                    for page, frame in enumerate(image.frames)
+                )
+                saving.append(writer.submit(write_image, target, replace(image, frames=frames), overwrite=overwrite))
+            while len(saving) > _AHEAD:
+                with failures.noted():
+                    saving.pop(0).result()
+        for future in saving:
+            with failures.noted():
+                future.result()
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, read: Callable[[Path], ImageFile], paths: Sequence[Path]
+) -> Iterator[Future[ImageFile]]:
+    """Futures of `read(path)`, at most `_AHEAD` of them started before they are asked for."""
+    waiting: list[Future[ImageFile]] = []
+    try:
+        for index in range(len(paths)):
+            while len(waiting) <= _AHEAD and index + len(waiting) < len(paths):
+                waiting.append(pool.submit(read, paths[index + len(waiting)]))
+            yield waiting.pop(0)
+    finally:
+        for future in waiting:
+            future.cancel()

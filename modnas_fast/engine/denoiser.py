@@ -1,0 +1,221 @@
+"""Denoising images as people have them: NumPy arrays, Pillow images and tensors, of any size, gray or RGB."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modnas_fast.engine.tiling import OnTile, ignore_progress, portion, run_tiled
+from modnas_fast.errors import ModnasError
+from modnas_fast.images.frames import Frame, from_float, to_float
+from modnas_fast.networks import DerivedNet, load, shipped_models
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Picture = TypeVar("Picture", Array, Tensor, "Image.Image")
+
+DEFAULT_MODEL = "modnas-b-t1-gray-s25"
+
+# Without tiling up to this many pixels; the tile beyond it. Set by memory: about 1 KiB a pixel and image in float32.
+_WHOLE_PIXELS = 1 << 20
+_AUTO_TILE = 768
+
+
+class Denoiser:
+    """A network ready for images of any size and number of channels.
+
+    Args:
+        model: a shipped model's name, a weight file, or a network.
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or a torch device.
+        tile: "auto" (tiles of 768 pixels from one megapixel on), a side in pixels, or 0 for never.
+        x8: average over the 8 flips and rotations: eight times the work for about 0.05–0.1 dB.
+
+    Raises:
+        ModnasError: unknown model, device or tile.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | DerivedNet = DEFAULT_MODEL,
+        device: str | torch.device = "auto",
+        tile: str | int = "auto",
+        x8: bool = False,
+    ) -> None:
+        if tile != "auto" and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 0):
+            raise ModnasError(f"tile is {tile!r}; give 'auto', a side in pixels, or 0 for no tiling")
+        self.device = choose_device(device)
+        self.name = model.genotype.name if isinstance(model, DerivedNet) else os.fspath(model)
+        net = model if isinstance(model, DerivedNet) else load(model)
+        self.net: DerivedNet = net.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.tile = tile
+        self.x8 = x8
+
+    def check_level(self, sigma: float | None) -> None:
+        """Raise `ModnasError` if the model was trained for other noise than σ (0–255 scale); None asks nothing."""
+        trained = self.net.degradation
+        if sigma is None or trained is None or (trained.kind == "awgn" and sigma in trained.levels):
+            return
+        raise ModnasError(
+            f"model {self.name} was trained for {trained}, not for σ = {sigma:g}; choose another model "
+            f"(shipped: {', '.join(shipped_models())}) or leave sigma out to use this one all the same"
+        )
+
+    @torch.inference_mode()
+    def __call__(self, y: Tensor, on_tile: OnTile = ignore_progress) -> Tensor:
+        """Denoise a batch.
+
+        Args:
+            y: float [N, C, H, W] in [0, 1]. A gray model takes any C and runs every channel by itself.
+            on_tile: called with the share of the work done.
+
+        Returns:
+            [N, C, H, W] in y's dtype, on y's device, not clipped.
+        """
+        if self.net.channels_in == 1 and y.ndim == 4 and y.shape[1] > 1:
+            return self(y.reshape(-1, 1, *y.shape[2:]), on_tile).reshape(y.shape)
+        if not self.x8:
+            return self._run(y, on_tile)
+        total = torch.zeros_like(y)
+        for index in range(8):
+            turned = torch.rot90(y.flip(-1) if index >= 4 else y, index % 4, (-2, -1))
+            restored = self._run(turned, portion(on_tile, index, 8))
+            restored = torch.rot90(restored, -(index % 4), (-2, -1))
+            total += restored.flip(-1) if index >= 4 else restored
+        return total / 8
+
+    def _run(self, y: Tensor, on_tile: OnTile) -> Tensor:
+        # One image at a time: peak memory is one image's, and small images' maps stay in the caches.
+        restored = torch.empty_like(y)
+        for index in range(len(y)):
+            image = y[index : index + 1].to(self.net.dtype)
+            restored[index] = self._run_one(image, portion(on_tile, index, len(y)))[0]
+        return restored
+
+    def _run_one(self, image: Tensor, on_tile: OnTile) -> Tensor:
+        if isinstance(self.tile, int):
+            tile = self.tile
+        else:
+            tile = 0 if image.shape[-2] * image.shape[-1] <= _WHOLE_PIXELS else _AUTO_TILE
+        if tile:
+            return run_tiled(self.net, image, tile, on_tile)
+        restored = self.net(image.to(self.device)).to(image.device)
+        on_tile(1.0)
+        return cast(Tensor, restored)
+
+    def denoise_frame(self, frame: Frame, on_tile: OnTile = ignore_progress) -> Frame:
+        """A picture of the same size and depth; its alpha is carried over as it is.
+
+        Raises:
+            ModnasError: a gray picture for an RGB model.
+        """
+        y = torch.from_numpy(to_float(frame.colour)).permute(2, 0, 1)[None]
+        if self.net.channels_in == 3 and y.shape[1] == 1:
+            raise ModnasError(f"model {self.name} is for RGB and the image is gray; choose a gray model")
+        restored = self(y, on_tile)[0].permute(1, 2, 0).numpy()
+        return Frame(from_float(np.ascontiguousarray(restored), frame.colour.dtype), frame.alpha)
+
+
+def denoise(
+    image: Picture,
+    sigma: float | None = None,
+    model: str | os.PathLike[str] | DerivedNet = DEFAULT_MODEL,
+    device: str | torch.device = "auto",
+    tile: str | int = "auto",
+    x8: bool = False,
+) -> Picture:
+    """Remove the noise from an image.
+
+    Args:
+        image: a NumPy array [H, W] or [H, W, C] with C = 1, 2, 3, 4 (gray, gray + alpha, RGB, RGBA), uint8, uint16 or
+            float in [0, 1]; or a Pillow image; or a tensor [H, W], [C, H, W] or [N, C, H, W], float in [0, 1].
+        sigma: the noise's standard deviation on the 0–255 scale. Left out: the one that the model was trained for.
+        model: a shipped model's name (see `modnas-fast models`), a weight file, or a network. Gray models run the
+            channels of RGB images one by one, and warn.
+        device, tile, x8: see `Denoiser`.
+
+    Returns:
+        The same kind, shape and dtype; integers are rounded and clipped, floats are not clipped. Alpha is carried over.
+
+    Raises:
+        ModnasError: an image of another kind, an unknown model, or a σ that the model was not trained for.
+    """
+    if isinstance(model, DerivedNet):
+        denoiser = Denoiser(model, device, tile, x8)
+    else:
+        denoiser = _denoiser(os.fspath(model), device, tile, x8)
+    denoiser.check_level(sigma)
+    if isinstance(image, Tensor):
+        return _denoise_tensor(denoiser, image)
+    if isinstance(image, np.ndarray):
+        return _denoise_array(denoiser, image)
+    if hasattr(image, "getexif"):  # a Pillow image, told without importing Pillow
+        return _denoise_pillow(denoiser, image)
+    raise ModnasError(f"cannot denoise a {type(image).__name__}; give a NumPy array, a Pillow image or a torch tensor")
+
+
+@functools.lru_cache(maxsize=4)
+def _denoiser(model: str, device: str | torch.device, tile: str | int, x8: bool) -> Denoiser:
+    """Denoisers by name or path, kept so that a loop over images loads the weights once."""
+    return Denoiser(model, device, tile, x8)
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """The torch device for "auto", "cpu", "cuda", "cuda:1", …
+
+    Raises:
+        ModnasError: an unknown device, or CUDA where torch sees none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ModnasError(f"device is {device!r}; choose auto, cpu or cuda") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ModnasError(f"device is {device!r}, but torch sees no CUDA device; choose auto or cpu")
+    return chosen
+
+
+def _note_channels(denoiser: Denoiser, channels: int) -> None:
+    if denoiser.net.channels_in == 1 and channels > 1:
+        warnings.warn(
+            f"model {denoiser.name} is for gray images; it runs the {channels} channels one by one", stacklevel=4
+        )
+
+
+def _denoise_tensor(denoiser: Denoiser, image: Tensor) -> Tensor:
+    if not 2 <= image.ndim <= 4 or not image.is_floating_point() or 0 in image.shape[-2:]:
+        raise ModnasError(
+            f"the tensor is {image.dtype} {list(image.shape)}; give [H, W], [C, H, W] or [N, C, H, W], float in [0, 1]"
+        )
+    batch = image[(None,) * (4 - image.ndim)]
+    _note_channels(denoiser, batch.shape[1])
+    return denoiser(batch).reshape(image.shape)
+
+
+def _denoise_array(denoiser: Denoiser, image: Array) -> Array:
+    if image.dtype == np.float64 or image.dtype == np.float16:
+        return _denoise_array(denoiser, image.astype(np.float32)).astype(image.dtype)
+    if image.ndim not in (2, 3):
+        raise ModnasError(f"the array is {list(image.shape)}; give [H, W] or [H, W, C]")
+    frame = Frame.from_samples(image)
+    _note_channels(denoiser, frame.colour.shape[2])
+    return denoiser.denoise_frame(frame).samples.reshape(image.shape)
+
+
+def _denoise_pillow(denoiser: Denoiser, image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
+        raise ModnasError(f"the Pillow image has mode {image.mode}; convert it to L, LA, RGB, RGBA or I;16")
+    restored = Image.fromarray(_denoise_array(denoiser, np.asarray(image)))
+    restored.info = dict(image.info)
+    return restored

@@ -1,0 +1,108 @@
+"""`modnas-fast evaluate` and the evaluation protocol."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+
+import modnas_fast
+from modnas_fast.cli import main
+from modnas_fast.images.evaluation import EvaluationSet, evaluate, mean_scores
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows, columns = np.mgrid[0:40, 0:52]
+    gray = np.clip(120 + 70 * np.sin(rows / 6) + 50 * np.cos(columns / 8), 0, 255).astype(np.uint8)
+    data = tmp_path / "set"
+    data.mkdir()
+    Image.fromarray(gray).save(data / "a.png")
+    Image.fromarray(np.stack([gray, gray[::-1], 255 - gray], 2)).save(data / "b.png")
+    return data
+
+
+def test_json_has_the_protocols_numbers(folder: Path, capsys: Capture) -> None:
+    assert main(["evaluate", "--data", str(folder), "--sigma", "25", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["model"], document["sigma"]) == ("modnas-b-t1-gray-s25", 25)
+    assert [image["name"] for image in document["images"]] == ["a.png", "b.png"]
+    # The protocol once more, by hand: seed 0 for every image, no clipping, output rounded to uint8.
+    expected = []
+    for name in ("a.png", "b.png"):
+        clean = np.array(Image.open(folder / name).convert("L"))
+        np.random.seed(0)  # noqa: NPY002 - the field's protocol is the legacy stream
+        noisy = clean / 255.0 + np.random.randn(*clean.shape) * (25 / 255)  # noqa: NPY002
+        with torch.inference_mode():
+            restored = modnas_fast.load("modnas-b-t1-gray-s25")(torch.from_numpy(noisy).float()[None, None])[0, 0]
+        output = np.clip(np.rint(restored.numpy() * 255), 0, 255).astype(np.uint8)
+        expected.append(peak_signal_noise_ratio(clean, output))
+    np.testing.assert_allclose([image["psnr"] for image in document["images"]], expected, atol=1e-3)
+    np.testing.assert_allclose(document["mean"]["psnr"], np.mean(expected), atol=1e-3)
+    assert 0 < document["mean"]["ssim"] < 1
+    assert all(image["ms"] > 0 for image in document["images"])
+
+
+def test_csv_and_table_and_saved_images(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["evaluate", "--data", str(folder), "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["name"] for row in rows] == ["a.png", "b.png"]
+    saved = tmp_path / "saved"
+    assert main(["evaluate", "--data", str(folder), "--save-images", str(saved)]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table] == ["image", "a.png", "b.png", "mean"]
+    clean = np.array(Image.open(folder / "a.png"))
+    assert float(rows[0]["psnr"]) == pytest.approx(
+        peak_signal_noise_ratio(clean, np.array(Image.open(saved / "a.png"))), abs=1e-3
+    )
+
+
+def test_rgb_and_jpeg(folder: Path, capsys: Capture) -> None:
+    (folder / "a.png").unlink()
+    assert main(["evaluate", "--data", str(folder), "--rgb", "--json"]) == 0
+    rgb = json.loads(capsys.readouterr().out)["mean"]["psnr"]
+    assert main(["evaluate", "--data", str(folder), "--jpeg", "20", "--json"]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert (document["sigma"], document["jpeg"]) == (None, 20)
+    assert "was trained for σ = 25" in captured.err
+    assert document["mean"]["psnr"] != rgb
+
+
+def test_identity_scores_the_noise_itself(folder: Path) -> None:
+    scores = list(evaluate(lambda y: y, EvaluationSet(folder, 1), "awgn", 15))
+    psnr, _ = mean_scores(scores)
+    assert psnr == pytest.approx(20 * np.log10(255 / 15), abs=0.3)
+
+
+def test_jpeg_identity_scores_the_compression(folder: Path) -> None:
+    for name, clean in EvaluationSet(folder, 1):
+        coded = io.BytesIO()
+        Image.fromarray(clean[..., 0]).save(coded, "JPEG", quality=20)
+        expected = peak_signal_noise_ratio(clean[..., 0], np.array(Image.open(coded)))
+        (score,) = evaluate(lambda y: y, [(name, clean)], "jpeg", 20)
+        assert score.psnr == pytest.approx(expected, abs=1e-6)
+
+
+def test_small_images_have_no_ssim() -> None:
+    (score,) = evaluate(lambda y: y, [("tiny", np.zeros((4, 30, 1), np.uint8))], "awgn", 25)
+    assert np.isnan(score.ssim)
+
+
+def test_bad_sets_are_refused(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["evaluate", "--data", str(tmp_path / "none")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    with pytest.raises(modnas_fast.ModnasError, match="a gray image"):
+        list(EvaluationSet(folder, 3))
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(folder / "deep.png")
+    with pytest.raises(modnas_fast.ModnasError, match="must have 8 bit"):
+        list(EvaluationSet(folder, 1))
+    assert main(["evaluate", "--data", str(folder), "--jpeg", "0"]) == 2
+    assert "between 1 and 95" in capsys.readouterr().err

@@ -1,0 +1,185 @@
+"""The public `denoise` and `Denoiser`: kinds of images, depths, alpha, σ, devices, ensembles."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import modnas_fast
+from modnas_fast import Denoiser, DerivedNet, ModnasError
+from modnas_fast.engine import denoiser as module
+from modnas_fast.images.degradations import Degradation, add_test_noise
+from modnas_fast.images.metrics import psnr
+from tests.cases import random_genotype
+
+
+@pytest.fixture(scope="module")
+def clean() -> np.ndarray:
+    """A smooth uint8 picture of 61×45 with an edge: what any denoiser must improve."""
+    rows, columns = np.mgrid[0:61, 0:45]
+    picture = 128 + 60 * np.sin(rows / 9) + 50 * np.cos(columns / 7) + 20 * (rows > columns)
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def noisy(clean: np.ndarray) -> np.ndarray:
+    return add_test_noise(clean / 255.0, 25)
+
+
+@pytest.fixture
+def net() -> DerivedNet:
+    torch.manual_seed(0)
+    return DerivedNet(random_genotype(3), stages=2).eval()
+
+
+def test_shipped_model_denoises(clean: np.ndarray, noisy: np.ndarray) -> None:
+    restored = modnas_fast.denoise(noisy, sigma=25)
+    assert restored.dtype == np.float32
+    assert psnr(restored * 255, clean) > psnr(noisy * 255, clean) + 8
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+def test_array_kinds_agree_up_to_their_rounding(noisy: np.ndarray, dtype: type) -> None:
+    expected = np.clip(modnas_fast.denoise(np.clip(noisy, 0, 1)), 0, 1)
+    scale = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
+    image = (np.clip(noisy, 0, 1) * scale).astype(dtype)
+    restored = modnas_fast.denoise(image)
+    assert restored.dtype == dtype
+    assert restored.shape == image.shape
+    assert np.abs(restored / scale - expected).max() < 3 / 255
+    assert np.abs(restored / scale - np.clip(noisy, 0, 1)).max() > 0.05
+
+
+def test_sixteen_bit_is_not_halved(noisy: np.ndarray) -> None:
+    image = (np.clip(noisy, 0, 1) * 65535).astype(np.uint16)
+    restored = modnas_fast.denoise(image)
+    assert len(np.unique(restored)) > 300
+
+
+def test_rgb_is_run_per_channel_and_says_so(noisy: np.ndarray) -> None:
+    rgb = np.stack([noisy, noisy[::-1], noisy * 0.5], axis=2)
+    with pytest.warns(UserWarning, match="3 channels one by one"):
+        restored = modnas_fast.denoise(rgb)
+    for channel in range(3):
+        alone = modnas_fast.denoise(np.ascontiguousarray(rgb[..., channel]))
+        np.testing.assert_allclose(restored[..., channel], alone, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*one by one")
+def test_alpha_is_carried_as_it_is() -> None:
+    rgba = np.random.default_rng(0).integers(0, 256, (24, 17, 4), dtype=np.uint8)
+    restored = modnas_fast.denoise(rgba)
+    np.testing.assert_array_equal(restored[..., 3], rgba[..., 3])
+    assert (restored[..., :3] != rgba[..., :3]).mean() > 0.5
+
+
+@pytest.mark.filterwarnings("ignore:.*one by one")
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_pillow_images_keep_mode_and_info(mode: str) -> None:
+    rng = np.random.default_rng(1)
+    channels = {"L": (), "LA": (2,), "RGB": (3,), "RGBA": (4,), "I;16": ()}[mode]
+    dtype = np.uint16 if mode == "I;16" else np.uint8
+    pixels = rng.integers(0, np.iinfo(dtype).max, (20, 31, *channels), dtype=dtype)
+    image = Image.fromarray(pixels)
+    image.info["icc_profile"] = b"profile"
+    restored = modnas_fast.denoise(image)
+    assert (restored.mode, restored.size, restored.info["icc_profile"]) == (mode, (31, 20), b"profile")
+    np.testing.assert_array_equal(np.asarray(restored), modnas_fast.denoise(pixels))
+
+
+@pytest.mark.filterwarnings("ignore:.*one by one")
+@pytest.mark.parametrize("shape", [(19, 23), (1, 19, 23), (3, 19, 23), (2, 1, 19, 23), (2, 3, 9, 8), (0, 1, 8, 8)])
+def test_tensors_keep_shape_and_dtype(shape: tuple[int, ...], net: DerivedNet) -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        y = torch.rand(shape).to(dtype)
+        restored = modnas_fast.denoise(y, model=net)
+        assert restored.shape == y.shape
+        assert restored.dtype == dtype
+        with torch.inference_mode():
+            expected = net(y.float().reshape(-1, 1, *shape[-2:])).reshape(shape).to(dtype)
+        torch.testing.assert_close(restored, expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 3)])
+def test_smallest_images(size: tuple[int, int]) -> None:
+    image = np.full(size, 100, np.uint8)
+    assert modnas_fast.denoise(image).shape == size
+
+
+def test_tiles_change_nothing(noisy: np.ndarray) -> None:
+    whole = Denoiser(tile=0)(torch.from_numpy(noisy)[None, None])
+    tiled = Denoiser(tile=16)(torch.from_numpy(noisy)[None, None])
+    assert (tiled - whole).abs().max() <= 1e-5
+
+
+def test_auto_tiles_only_large_images(net: DerivedNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles: list[int] = []
+    monkeypatch.setattr(module, "run_tiled", lambda net, y, tile, on_tile: tiles.append(tile) or y)
+    denoiser = Denoiser(net)
+    denoiser(torch.rand(1, 1, 64, 64))
+    assert tiles == []
+    denoiser(torch.rand(1, 1, 1025, 1024))
+    assert tiles == [768]
+
+
+def test_x8_is_the_mean_over_the_symmetries_and_equivariant(net: DerivedNet) -> None:
+    y = torch.rand(1, 1, 21, 34)
+    denoiser = Denoiser(net, x8=True)
+    restored = denoiser(y)
+    torch.testing.assert_close(denoiser(y.rot90(1, (-2, -1))), restored.rot90(1, (-2, -1)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(denoiser(y.flip(-2)), restored.flip(-2), rtol=0, atol=1e-5)
+    assert (restored - Denoiser(net)(y)).abs().max() > 1e-4
+
+
+def test_sigma_must_be_the_models(noisy: np.ndarray, net: DerivedNet) -> None:
+    with pytest.raises(ModnasError, match=r"trained for σ = 25, not for σ = 50; .*modnas-b-t1-gray-s25"):
+        modnas_fast.denoise(noisy, sigma=50)
+    modnas_fast.denoise(noisy, sigma=50, model=net)  # says nothing about its training
+    net.degradation = Degradation("jpeg", (20,))
+    with pytest.raises(ModnasError, match="JPEG q = 20"):
+        modnas_fast.denoise(noisy, sigma=25, model=net)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ([[0.5]], "cannot denoise a list"),
+        (np.zeros((4, 4, 5), np.uint8), "colour is"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "give .H, W. or"),
+        (np.zeros((4, 4), np.int32), "int32"),
+        (np.zeros((0, 4), np.uint8), "at least 1"),
+        (np.full((4, 4), np.nan, np.float32), "NaN"),
+        (torch.zeros(4, 4, dtype=torch.uint8), "float in"),
+        (torch.zeros(1, 1, 1, 4, 4), "H, W"),
+        (torch.zeros(1, 0, 4), "H, W"),
+        (Image.new("CMYK", (4, 4)), "CMYK"),
+    ],
+)
+def test_other_images_are_refused(image: object, message: str) -> None:
+    with pytest.raises(ModnasError, match=message):
+        modnas_fast.denoise(image)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "modnas-z"}, "modnas-b-t1-gray-s25"),
+        ({"device": "tpu"}, "choose auto, cpu or cuda"),
+        ({"tile": -8}, "tile is -8"),
+        ({"tile": "big"}, "tile is 'big'"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ModnasError, match=message):
+        modnas_fast.denoise(np.zeros((8, 8), np.uint8), **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_is_refused_where_there_is_none() -> None:
+    with pytest.raises(ModnasError, match="no CUDA device"):
+        Denoiser(device="cuda")
+
+
+def test_rgb_model_refuses_gray() -> None:
+    with pytest.raises(ModnasError, match="choose a gray model"):
+        modnas_fast.denoise(np.zeros((8, 8), np.uint8), model=DerivedNet(random_genotype(0), channels_in=3))
