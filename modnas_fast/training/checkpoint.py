@@ -1,0 +1,81 @@
+"""Checkpoints: everything a run needs to go on bit for bit, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from modnas_fast.errors import ModnasError
+from modnas_fast.networks.weights import read_safetensors, write_safetensors
+from modnas_fast.runs.checkpoint import load_optimizer, optimizer_tensors, with_prefix
+from modnas_fast.runs.config import config_difference, config_from_mapping, config_to_json
+from modnas_fast.training.config import TrainConfig
+
+_FORMAT = "modnas_fast.training_checkpoint"
+
+# Fields that may change between a run's parts: the first two move the schedule's end, the others leave the numbers
+# alone.
+RESUMABLE = frozenset({"steps", "minutes", "validation", "validate_every", "checkpoint_every", "output"})
+
+
+@dataclass
+class TrainState:
+    """What a step changes. `ema` maps parameter names to averaged weights; `elapsed` is seconds of training time."""
+
+    net: nn.Module
+    optimizer: torch.optim.Adam
+    ema: dict[str, Tensor]
+    generator: torch.Generator
+    step: int = 0
+    elapsed: float = 0.0
+    best_psnr: float = float("-inf")
+
+
+def save_checkpoint(path: Path, state: TrainState, config: TrainConfig) -> None:
+    """Write the whole state, atomically."""
+    tensors = {f"net.{name}": value for name, value in state.net.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
+    tensors["generator"] = state.generator.get_state()
+    slots = optimizer_tensors(state.optimizer, state.net.named_parameters())
+    tensors |= {f"optimizer.{name}": value for name, value in slots.items()}
+    scalars = {"step": state.step, "elapsed": state.elapsed, "best_psnr": state.best_psnr}
+    write_safetensors(
+        path, tensors, {"format": _FORMAT, "state": json.dumps(scalars), "config": config_to_json(config)}
+    )
+
+
+def load_checkpoint(path: Path, state: TrainState, config: TrainConfig) -> None:
+    """Restore `save_checkpoint`'s file into `state`.
+
+    Raises:
+        ModnasError: broken file, or a run with another configuration.
+    """
+    tensors, metadata = read_safetensors(path)
+    if metadata.get("format") != _FORMAT:
+        raise ModnasError(f"{path}: not a training checkpoint")
+    started = config_from_mapping(TrainConfig, json.loads(metadata["config"]))
+    changed = config_difference(started, config, RESUMABLE)
+    if changed:
+        raise ModnasError(
+            f"{path}: the run was started with another {', '.join(changed)}; restore the value or choose another output"
+        )
+    try:
+        _restore(state, tensors)
+    except (KeyError, RuntimeError):
+        raise ModnasError(
+            f"{path}: does not fit the network: restore the genotype file as it was, or choose another output"
+        ) from None
+    scalars = json.loads(metadata["state"])
+    state.step, state.elapsed, state.best_psnr = scalars["step"], scalars["elapsed"], scalars["best_psnr"]
+
+
+def _restore(state: TrainState, tensors: dict[str, Tensor]) -> None:
+    state.net.load_state_dict(with_prefix(tensors, "net."))
+    for name, value in with_prefix(tensors, "ema.").items():
+        state.ema[name].copy_(value)
+    state.generator.set_state(tensors["generator"])
+    load_optimizer(state.optimizer, state.net.named_parameters(), with_prefix(tensors, "optimizer."))

@@ -1,0 +1,71 @@
+"""The training configuration; the paper's protocol is the default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modnas_fast.images.degradations import Degradation
+from modnas_fast.runs.config import ConfigError, require
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training run (paper section 4.1).
+
+    Args:
+        output: folder of the run: checkpoint, weights, TensorBoard log, a copy of this configuration.
+        data: folders of clean training images (searched recursively).
+        genotype: a published name or a JSON file.
+        stages, channels_in: T, and 1 (gray: colour images are converted to luma) or 3 (RGB).
+        degradation: "awgn" (levels are σ on the 0–255 scale) or "jpeg" (levels are qualities).
+        levels: drawn uniformly for every patch.
+        patch, batch: side in pixels (a multiple of 8) and patches a step, over all processes.
+        steps, minutes: the budget, exactly one of the two: optimiser steps, or minutes of training time.
+        lr, lr_final: cosine schedule from lr to lr_final over the budget.
+        clip: largest gradient norm.
+        ema: decay of the exponential moving average of the weights, which is what is validated and saved.
+        precision: "bf16" (autocast) or "fp32".
+        seed: of the initial weights, patches and noise.
+        init: weights to start from, "" for a fresh start.
+        validation: folder of clean images scored with the fixed test noise, "" for none.
+        validate_every, checkpoint_every: in steps and in seconds.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    output: str
+    data: tuple[str, ...]
+    genotype: str = "modnas-b"
+    stages: int = 1
+    channels_in: int = 1
+    degradation: str = "awgn"
+    levels: tuple[float, ...] = (25.0,)
+    patch: int = 128
+    batch: int = 32
+    steps: int = 0
+    minutes: float = 0.0
+    lr: float = 1e-3
+    lr_final: float = 1e-5
+    clip: float = 1.0
+    ema: float = 0.999
+    precision: str = "bf16"
+    seed: int = 0
+    init: str = ""
+    validation: str = ""
+    validate_every: int = 2000
+    checkpoint_every: float = 60.0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        require(self, bool(self.data), "data", "name at least one folder of clean images")
+        for key in ("stages", "batch", "validate_every"):
+            require(self, getattr(self, key) >= 1, key, "it must be at least 1")
+        require(self, self.channels_in in (1, 3), "channels_in", "1 is gray, 3 is RGB")
+        require(self, self.patch >= 8 and self.patch % 8 == 0, "patch", "it must be a multiple of 8")
+        Degradation(self.degradation, self.levels)
+        require(self, self.precision in ("bf16", "fp32"), "precision", "choose bf16 or fp32")
+        require(self, self.device in ("auto", "cpu", "cuda"), "device", "choose auto, cpu or cuda")
+        require(self, 0 < self.lr_final <= self.lr, "lr_final", "it must be positive and at most lr")
+        require(self, self.clip > 0, "clip", "it must be positive")
+        require(self, 0 <= self.ema < 1, "ema", "it must be at least 0 and below 1")
+        if (self.steps > 0) == (self.minutes > 0):
+            raise ConfigError("give the budget as steps or as minutes, one of the two")

@@ -1,0 +1,210 @@
+"""The training loop: Adam on the MSE of random patches, cosine schedule, weight averaging, exact resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modnas_fast.atomic import write_atomically
+from modnas_fast.errors import ModnasError
+from modnas_fast.genotype import Genotype
+from modnas_fast.images.degradations import Degradation
+from modnas_fast.images.evaluation import EvaluationSet, evaluate, mean_scores, read_clean_images
+from modnas_fast.images.patches import PairSampler
+from modnas_fast.networks import DerivedNet, load, save_weights
+from modnas_fast.runs.config import config_to_json
+from modnas_fast.runs.log import tensorboard
+from modnas_fast.runs.processes import Interrupted, Processes, processes, stop_signals
+from modnas_fast.runs.schedule import RunningMean, cosine, decibel
+from modnas_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from modnas_fast.training.config import TrainConfig
+
+CHECKPOINT = "checkpoint.safetensors"
+WEIGHTS = "weights.safetensors"
+
+# Called about twice a second and at the end: step, share of the budget done, training PSNR in dB, seconds left.
+Report = Callable[[int, float, float, float], None]
+
+
+def train(config: TrainConfig, report: Report | None = None, say: Callable[[str], None] = print) -> Path:
+    """Run, or go on with, the training that `config` describes.
+
+    One process, or several under `torchrun`: every process draws the whole batch's random numbers and trains on its
+    share, so that N processes follow the same path as one.
+
+    Args:
+        config: see `TrainConfig`.
+        report: progress callback.
+        say: prints one line of news.
+
+    Returns:
+        The weight file: the averaged weights at the end of the run.
+
+    Raises:
+        ModnasError: bad data, a checkpoint of another run, or a loss that became NaN.
+        Interrupted: after SIGINT or SIGTERM, once the checkpoint is written.
+    """
+    with processes(config.device) as here:
+        run = _Run(config, here, say if here.first else lambda _: None)
+        run.train(report if here.first else None)
+        return run.folder / WEIGHTS
+
+
+class _Run:
+    """One process's part of a run."""
+
+    def __init__(self, config: TrainConfig, here: Processes, say: Callable[[str], None]) -> None:
+        if config.batch % here.world:
+            raise ModnasError(f"batch is {config.batch}; it must be a multiple of the {here.world} processes")
+        self.config, self.processes, self.say = config, here, say
+        device = here.device
+        self.folder = Path(config.output)
+        torch.manual_seed(config.seed)
+        self.net = _channels_last(_build_net(config), device).train()
+        images = read_clean_images(config.data, config.channels_in)
+        self.sampler = PairSampler(images, config.patch, config.degradation, config.levels, device, config.seed)
+        optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
+        ema = {name: value.detach().clone() for name, value in self.net.named_parameters()}
+        self.state = TrainState(self.net, optimizer, ema, self.sampler.generator)
+        checkpoint = self.folder / CHECKPOINT
+        if checkpoint.exists():
+            load_checkpoint(checkpoint, self.state, config)
+            say(f"resuming {self.folder} at step {self.state.step}")
+        if here.world > 1:
+            ids = [device] if device.type == "cuda" else None
+            self.model: nn.Module = nn.parallel.DistributedDataParallel(self.net, device_ids=ids)
+        else:
+            self.model = self.net
+        say(
+            f"{sum(p.numel() for p in self.net.parameters()):,} parameters, {self.sampler.clean.image_count} images, "
+            f"{device}, {config.precision}, {here.world} process{'es' if here.world > 1 else ''}"
+        )
+
+    def train(self, report: Report | None) -> None:
+        """Steps until the budget is used up, with checkpoints, validation and logs on the way."""
+        config, state = self.config, self.state
+        log = tensorboard(self.folder, state.step) if self.processes.first else None
+        if self.processes.first:
+            write_atomically(self.folder / "config.json", config_to_json(config))
+        mean_loss = RunningMean()
+        clock = time.perf_counter()
+        saved = reported = clock
+        with stop_signals() as stopped:
+            while (share := self.processes.agree(1.0 if stopped() else self._budget_share())) < 1.0:
+                loss = self._step(share)
+                state.step += 1
+                now = time.perf_counter()
+                state.elapsed += now - clock
+                clock = now
+                mean_loss.add(loss)
+                if now - reported > 0.5 and report is not None:
+                    self._check_finite(mean_loss)
+                    done = self._budget_share()
+                    report(state.step, done, decibel(mean_loss.value()), state.elapsed * (1 - done) / max(done, 1e-9))
+                    reported = now
+                if log is not None and state.step % 100 == 0:
+                    log.add_scalar("train/psnr", decibel(mean_loss.value()), state.step)
+                    log.add_scalar("train/lr", self._rate(share), state.step)
+                if state.step % config.validate_every == 0:
+                    self._check_finite(mean_loss)
+                    self._validate(log)
+                    clock = time.perf_counter()  # validation is not training time
+                if now - saved > config.checkpoint_every:
+                    self._save(mean_loss)
+                    saved = clock = time.perf_counter()
+            self._save(mean_loss)
+            if stopped():
+                raise Interrupted
+        self._validate(log)
+        if report is not None:
+            report(state.step, 1.0, decibel(mean_loss.value()), 0.0)
+        if log is not None:
+            log.close()
+
+    def _step(self, share: float) -> Tensor:
+        """One Adam step on this process's share of the batch; the loss, detached."""
+        config, optimizer = self.config, self.state.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = self._rate(share)
+        noisy, clean = self.sampler.sample(config.batch, self.processes.share)
+        device = self.processes.device.type
+        with torch.autocast(device, torch.bfloat16) if config.precision == "bf16" else nullcontext():
+            restored = self.model(noisy)
+        loss = F.mse_loss(restored.float(), clean)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
+        optimizer.step()
+        # Early on the average follows the weights closely, so that it never remembers the initial ones.
+        decay = min(config.ema, (1 + self.state.step) / (10 + self.state.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.state.ema.values()), list(self.net.parameters()), 1 - decay)
+        return loss.detach()
+
+    def _budget_share(self) -> float:
+        if self.config.steps:
+            return self.state.step / self.config.steps
+        return self.state.elapsed / (60 * self.config.minutes)
+
+    def _rate(self, share: float) -> float:
+        return cosine(self.config.lr, self.config.lr_final, share)
+
+    def _check_finite(self, mean_loss: RunningMean) -> None:
+        """Raise where the loss, or a weight by a gradient that overflowed since, is NaN or infinite."""
+        loss = mean_loss.value()
+        largest = torch.stack(torch._foreach_norm(list(self.net.parameters()), math.inf))
+        if not math.isfinite(loss) or not bool(largest.isfinite().all()):
+            broke = "weights became NaN or infinite" if math.isfinite(loss) else f"loss became {loss}"
+            fix = "lower lr, or train in fp32"
+            if (self.folder / CHECKPOINT).exists():
+                fix += f", into a new output with init={self.folder / WEIGHTS}, the last good weights"
+            raise ModnasError(f"the {broke} near step {self.state.step}; {fix}")
+
+    def _save(self, mean_loss: RunningMean) -> None:
+        self._check_finite(mean_loss)
+        if self.processes.first:
+            save_checkpoint(self.folder / CHECKPOINT, self.state, self.config)
+            save_weights(self.folder / WEIGHTS, self.net, self.state.ema)
+
+    def _validate(self, log: Any) -> None:
+        """PSNR and SSIM of the averaged weights on the validation folder, at the first level."""
+        if not self.config.validation or not self.processes.first:
+            return
+        average = DerivedNet(self.net.genotype, len(self.net.stages), self.net.channels_in)
+        average.load_state_dict(self.state.ema)
+        average = _channels_last(average, self.processes.device).eval()
+        images = EvaluationSet(self.config.validation, self.config.channels_in)
+        level = self.config.levels[0]
+        psnr, ssim = mean_scores(list(evaluate(average, images, self.config.degradation, level, self.processes.device)))
+        self.state.best_psnr = max(self.state.best_psnr, psnr)
+        self.say(f"step {self.state.step}: {self.config.validation} {psnr:.3f} dB, SSIM {ssim:.4f}")
+        if log is not None:
+            log.add_scalar("validation/psnr", psnr, self.state.step)
+            log.add_scalar("validation/ssim", ssim, self.state.step)
+
+
+def _build_net(config: TrainConfig) -> DerivedNet:
+    genotype = Genotype.load(config.genotype)
+    net = DerivedNet(genotype, config.stages, config.channels_in)
+    net.degradation = Degradation(config.degradation, config.levels)
+    if config.init:
+        start = load(config.init)
+        if (start.genotype, len(start.stages), start.channels_in) != (genotype, config.stages, config.channels_in):
+            raise ModnasError(
+                f"init: {config.init} holds another network than genotype, stages and channels_in describe"
+            )
+        net.load_state_dict(start.state_dict())
+    return net
+
+
+def _channels_last(net: DerivedNet, device: torch.device) -> DerivedNet:
+    moved: DerivedNet = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
