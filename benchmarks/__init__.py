@@ -1,0 +1,1 @@
+"""Measurements: `python -m benchmarks.bench_<stem>`; rows are kept under `benchmarks/results/`."""
