@@ -1,0 +1,17 @@
+"""Fast equivalents of `reference`, and which backend of the supernet runs."""
+
+from modnas_fast.ops._backend import BACKENDS, check_backend, explain_backend, select_backend, use_backend
+from modnas_fast.ops.fold import fold_down, fold_normal, fold_up
+from modnas_fast.ops.folded_normal import folded_normal
+
+__all__ = [
+    "BACKENDS",
+    "check_backend",
+    "explain_backend",
+    "fold_down",
+    "fold_normal",
+    "fold_up",
+    "folded_normal",
+    "select_backend",
+    "use_backend",
+]

@@ -1,0 +1,119 @@
+"""A folded normal layer with a backward pass of its own.
+
+Autograd would keep eleven activations of the layer. This keeps x and the residual block's middle, and recomputes the
+rest: ReLUs, depthwise convolutions and two 1×1, next to nothing beside the dense ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from modnas_fast.ops.depthwise import depthwise, depthwise_dweight, depthwise_dx
+from modnas_fast.reference.fold import FoldedNormal
+
+
+def folded_normal(x: Tensor, layer: FoldedNormal) -> Tensor:
+    """What a folded normal layer makes of its input; see `folded_normal_ref` for the equation.
+
+    Args:
+        x: [N, C, H, W], cast to the layer's dtype.
+        layer: one layer of a fold, all of one dtype.
+
+    Returns:
+        [N, C, H, W] in the layer's dtype; differentiable once, in x and every tensor of `layer`.
+    """
+    y = FoldedNormalFunction.apply(x.to(layer.dense.dtype), *layer)  # type: ignore[no-untyped-call]
+    return cast("Tensor", y)
+
+
+class FoldedNormalFunction(torch.autograd.Function):
+    """`folded_normal` of x and the tensors of a `FoldedNormal`, in their order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *tensors: Tensor) -> Tensor:
+        w = FoldedNormal(*tensors)
+        r = F.relu(x)
+        y = F.conv2d(r, w.dense, w.bias, padding=2)
+        y += F.conv2d(x, w.shortcut)
+        residual = F.conv2d(r, w.residual_in, w.residual_in_bias, padding=1).relu_()
+        y += F.conv2d(residual, w.residual_out, padding=1)
+        y += F.conv2d(depthwise(r, w.dil5_depthwise, dilation=2), w.dil5_pointwise)
+        for sep in (w.sep3, w.sep5):
+            middle = F.conv2d(depthwise(r, sep.depthwise1), sep.pointwise1, sep.bias1).relu_()
+            y += F.conv2d(depthwise(middle, sep.depthwise2), sep.pointwise2)
+        ctx.save_for_backward(x, residual, *tensors)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, residual, *tensors = ctx.saved_tensors
+        w = FoldedNormal(*tensors)
+        r = F.relu(x)
+        back = _Backward(w, ctx.needs_input_grad[1:])
+        dr = back.conv("dense", dy, r, bias="bias")
+        dx = back.conv("shortcut", dy, x)
+        d_residual = back.conv("residual_out", dy, residual)
+        dr += back.conv("residual_in", _relu_backward(d_residual, residual), r, bias="residual_in_bias")
+        d_dilated = back.conv("dil5_pointwise", dy, depthwise(r, w.dil5_depthwise, dilation=2))
+        dr += back.depthwise("dil5_depthwise", d_dilated, r, dilation=2)
+        for name, sep in (("sep3", w.sep3), ("sep5", w.sep5)):
+            first = depthwise(r, sep.depthwise1)
+            middle = F.conv2d(first, sep.pointwise1, sep.bias1).relu_()
+            d = back.conv(f"{name}_pointwise2", dy, depthwise(middle, sep.depthwise2))
+            d = _relu_backward(back.depthwise(f"{name}_depthwise2", d, middle), middle)
+            d = back.conv(f"{name}_pointwise1", d, first, bias=f"{name}_bias1")
+            dr += back.depthwise(f"{name}_depthwise1", d, r)
+        dx += _relu_backward(dr, r)
+        return dx, *(back.gradients.get(field) for field in FoldedNormal._fields)
+
+
+class _Backward:
+    """Backward steps of one layer: each returns the gradient in its input and files those needed in its parameters."""
+
+    def __init__(self, w: FoldedNormal, needed: Iterable[bool]) -> None:
+        self.w = w
+        self.needed = dict(zip(FoldedNormal._fields, needed, strict=True))
+        self.gradients: dict[str, Tensor] = {}
+
+    def conv(self, name: str, dy: Tensor, x: Tensor, bias: str = "") -> Tensor:
+        """Of a same-size convolution."""
+        weight: Tensor = getattr(self.w, name)
+        padding = weight.shape[-1] // 2
+        need_bias = self.needed.get(bias, False)
+        dx, dweight, dbias = torch.ops.aten.convolution_backward(
+            dy,
+            x,
+            weight,
+            [len(weight)],
+            [1, 1],
+            [padding, padding],
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            [True, self.needed[name], need_bias],
+        )
+        if self.needed[name]:
+            self.gradients[name] = dweight
+        if need_bias:
+            self.gradients[bias] = dbias
+        return cast("Tensor", dx)
+
+    def depthwise(self, name: str, dy: Tensor, x: Tensor, dilation: int = 1) -> Tensor:
+        """Of a depthwise convolution."""
+        weight: Tensor = getattr(self.w, name)
+        if self.needed[name]:
+            self.gradients[name] = depthwise_dweight(x, dy, weight.shape[-1], dilation)
+        return depthwise_dx(dy, weight, dilation)
+
+
+def _relu_backward(dy: Tensor, output: Tensor) -> Tensor:
+    """Gradient in a ReLU's input, from its output."""
+    return cast("Tensor", torch.ops.aten.threshold_backward(dy, output, 0))

@@ -1,0 +1,119 @@
+"""The supernet's backends: from the same parameters, the functions of every mixed layer.
+
+A backend is one function of (stages, architecture) that returns, for each stage, the `BlockFunctions` of its seven
+blocks. It runs once a forward pass, so work that all layers share, such as folding, is done there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from modnas_fast.genotype import LAYERS_PER_BLOCK
+from modnas_fast.layers import MixedOp, stack_parameters
+from modnas_fast.ops import fold_down, fold_normal, fold_up, folded_normal
+from modnas_fast.reference import dense_aggregate_ref, folded_down_ref, folded_up_ref, mixed_op_ref
+from modnas_fast.reference.fold import FoldedDown, FoldedNormal, FoldedUp
+from modnas_fast.search.architecture import Architecture, MixtureParameters, NormalLayerParameters
+from modnas_fast.search.stage import BlockFunctions, SuperStage
+
+Backend = Callable[[Sequence[SuperStage], Architecture], list[list[BlockFunctions]]]
+_Folded = TypeVar("_Folded", FoldedNormal, FoldedDown, FoldedUp)
+
+
+def reference_functions(stages: Sequence[SuperStage], architecture: Architecture) -> list[list[BlockFunctions]]:
+    """Every candidate by itself, then their mixture, then the aggregation over depth."""
+    return [
+        [
+            BlockFunctions(
+                [
+                    partial(_reference_normal, candidates, parameters)
+                    for candidates, parameters in zip(block.normal_layers(), raw.normal_layers(), strict=True)
+                ],
+                partial(_reference_resample, block.resample, raw.resample) if block.resample and raw.resample else None,
+            )
+            for block, raw in zip(stage.blocks(), architecture.blocks(), strict=True)
+        ]
+        for stage in stages
+    ]
+
+
+def _reference_normal(candidates: MixedOp, raw: NormalLayerParameters, history: Sequence[Tensor]) -> Tensor:
+    z = mixed_op_ref(candidates(history[-1]), raw.alpha, raw.beta)
+    return dense_aggregate_ref(history, z, raw.gamma)
+
+
+def _reference_resample(candidates: MixedOp, raw: MixtureParameters, x: Tensor) -> Tensor:
+    return mixed_op_ref(candidates(x), raw.alpha, raw.beta)
+
+
+def folded_functions(stages: Sequence[SuperStage], architecture: Architecture) -> list[list[BlockFunctions]]:
+    """All layers of a kind, of all stages, folded in one batch; then a few convolutions a layer.
+
+    Folding runs in the parameters' precision, the layers in autocast's where there is one.
+    """
+    device = stages[0].delta.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else stages[0].delta.dtype
+    blocks, raw = [block for stage in stages for block in stage.blocks()], list(architecture.blocks())
+    with torch.autocast(device, enabled=False):
+        # p of normal layer ℓ in all B blocks, [B, ℓ + 1]
+        gammas = zip(*([layer.gamma for layer in block.normal_layers()] for block in raw), strict=True)
+        depth = [torch.stack(gamma).softmax(1) for gamma in gammas]
+        own, carry = (torch.stack([p[:, i] for p in depth], dim=1).flatten() for i in (-1, -2))  # [3·B]
+        older = [p[:, :-2].to(dtype) for p in depth]
+        gates = _gates(layer for block in raw for layer in block.normal_layers()) * own[:, None, None]
+        shared = len(stages)
+        normal = fold_normal(
+            stack_parameters(layer for block in blocks for layer in block.normal_layers()),
+            gates.repeat(shared, 1, 1),
+            carry.repeat(shared),
+        )
+        down = fold_down(
+            stack_parameters(block.down for block in blocks if block.down is not None),
+            _gates(block.down for block in raw if block.down is not None).repeat(shared, 1, 1),
+        )
+        up = fold_up(
+            stack_parameters(block.up for block in blocks if block.up is not None),
+            _gates(block.up for block in raw if block.up is not None).repeat(shared, 1, 1),
+        )
+        normals, downs, ups = iter(_layers(normal, dtype)), iter(_layers(down, dtype)), iter(_layers(up, dtype))
+    functions: list[list[BlockFunctions]] = []
+    for stage in stages:
+        functions.append([])
+        for b, block in enumerate(stage.blocks()):
+            layers = [partial(_folded_normal, next(normals), older[i][b]) for i in range(LAYERS_PER_BLOCK)]
+            resample: Callable[[Tensor], Tensor] | None = None
+            if block.down is not None:
+                resample = partial(folded_down_ref, layer=next(downs))
+            elif block.up is not None:
+                resample = partial(folded_up_ref, layer=next(ups))
+            functions[-1].append(BlockFunctions(layers, resample))
+    return functions
+
+
+def _folded_normal(layer: FoldedNormal, older: Tensor, history: Sequence[Tensor]) -> Tensor:
+    """L^ℓ; `older` holds p₀ … p_{ℓ−2}."""
+    y = folded_normal(history[-1], layer)
+    for weight, feature in zip(older.unbind(), history, strict=False):
+        y = torch.addcmul(y, feature, weight)
+    return y
+
+
+def _gates(layers: Iterable[MixtureParameters]) -> Tensor:
+    """ω·β of M layers of one kind, [M, K, C]."""
+    layers = list(layers)
+    alpha_weights = torch.stack([layer.alpha for layer in layers]).softmax(1)
+    return alpha_weights[:, :, None] * torch.stack([layer.beta for layer in layers])
+
+
+def _layers(folded: _Folded, dtype: torch.dtype) -> list[_Folded]:
+    """The M layers of a batched fold, in `dtype`."""
+    kind = type(folded)
+    return [kind(*tensors) for tensors in zip(*(x.to(dtype).unbind() for x in folded), strict=True)]
+
+
+FUNCTIONS: Mapping[str, Backend] = {"reference": reference_functions, "folded": folded_functions}

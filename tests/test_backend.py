@@ -1,0 +1,48 @@
+"""Choosing a backend."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from modnas_fast.errors import ModnasError
+from modnas_fast.ops import BACKENDS, explain_backend, select_backend, use_backend
+
+CPU = torch.device("cpu")
+
+
+def test_auto_falls_back_and_an_explicit_choice_stands() -> None:
+    assert select_backend("auto", CPU) == "folded"
+    assert select_backend("reference", CPU) == "reference"
+    assert select_backend("folded", CPU) == "folded"
+
+
+def test_an_impossible_choice_raises_with_the_reason() -> None:
+    with pytest.raises(ModnasError, match="'fused' cannot run on cpu: its Triton kernels"):
+        select_backend("fused", CPU)
+    with pytest.raises(ModnasError, match="no backend 'triton'; choose from auto, reference, folded, fused"):
+        select_backend("triton", CPU)
+    with pytest.raises(ModnasError, match="no backend 'Folded'"), use_backend("Folded"):
+        pass
+
+
+def test_use_backend_nests_and_ends_with_its_block() -> None:
+    with use_backend("reference"):
+        assert select_backend("auto", CPU) == "reference"
+        with use_backend("folded"):
+            assert select_backend("reference", CPU) == "folded"
+        assert select_backend("folded", CPU) == "reference"
+        with pytest.raises(RuntimeError, match="out"), use_backend("auto"):
+            raise RuntimeError("out")
+        assert select_backend("folded", CPU) == "reference"
+    assert select_backend("auto", CPU) == "folded"
+
+
+def test_explain_backend_names_the_choice_and_every_reason() -> None:
+    text = explain_backend()
+    assert text.splitlines()[0] == "auto on cpu: folded"
+    assert all(f"  {name}: " in text for name in BACKENDS)
+    assert "fused: its Triton kernels are not part of this release" in text
+    assert "'fused' cannot run" in explain_backend("fused").splitlines()[0]
+    with use_backend("reference"):
+        assert explain_backend("folded").startswith("folded on cpu, overridden by use_backend('reference'): reference")

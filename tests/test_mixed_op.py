@@ -1,0 +1,54 @@
+"""The mixture of candidates: against another composition, and one-hot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from modnas_fast.genotype import PRIMITIVES
+from modnas_fast.layers import MixedOp
+from modnas_fast.reference import mixed_op_ref
+from tests.parity import assert_parity
+from tests.test_operations import DEFINITIONS
+
+
+def by_einsum(alpha, beta, *candidates):
+    omega = alpha.exp() / alpha.exp().sum()
+    return torch.einsum("k,kc,knchw->nchw", omega, beta, torch.stack(candidates))
+
+
+def mixture(alpha, beta, *candidates):
+    return mixed_op_ref(candidates, alpha, beta)
+
+
+@pytest.mark.parametrize(("K", "C", "size"), [(7, 3, (5, 4)), (4, 1, (1, 1)), (1, 2, (3, 7))])
+def test_mixture_against_einsum(K: int, C: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    alpha, beta = torch.randn(K).requires_grad_(), torch.randn(K, C).requires_grad_()
+    candidates = [torch.randn(2, C, *size).requires_grad_() for _ in range(K)]
+    assert_parity(mixture, by_einsum, alpha, beta, *candidates, reduction=2 * C * size[0] * size[1] * K, depth=3)
+
+
+def test_mixture_gradcheck() -> None:
+    torch.manual_seed(0)
+    shapes = [(3,), (3, 2)] + 3 * [(1, 2, 2, 3)]
+    assert torch.autograd.gradcheck(mixture, [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes])
+
+
+@pytest.mark.parametrize("kind", PRIMITIVES)
+def test_one_hot_alpha_is_that_primitive_alone(kind: str) -> None:
+    torch.manual_seed(0)
+    C = 3
+    layer = MixedOp(kind, C).double()
+    assert tuple(layer) == PRIMITIVES[kind]
+    x = torch.randn(2, C, 6, 8, dtype=torch.float64)
+    for k, op in enumerate(PRIMITIVES[kind]):
+        alpha = torch.full((len(layer),), -torch.inf, dtype=torch.float64)
+        alpha[k] = 0
+        z = mixed_op_ref(layer(x), alpha, torch.ones(len(layer), C, dtype=torch.float64))
+        torch.testing.assert_close(z, DEFINITIONS[kind, op](layer[op].state_dict(), x), rtol=1e-12, atol=1e-12)
+
+
+def test_half_precision_candidates_stay_half_precision() -> None:
+    candidates = [torch.randn(1, 2, 3, 3).bfloat16() for _ in range(2)]
+    assert mixed_op_ref(candidates, torch.zeros(2), torch.ones(2, 2)).dtype == torch.bfloat16
