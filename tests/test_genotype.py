@@ -364,3 +364,49 @@ def test_save_is_whole_or_not_at_all(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["genotype.json"]
     small_genotype(channels=99).save(path)
     assert Genotype.load(path).channels == 99
+
+
+DERIVATION = {"keep": 0.9, "layers": [{"layer": "EB1.1", "kept": [0, 3], "share": 1 / 3}, {"σ": None}], "more": {}}
+
+
+def test_derivation_survives_the_json(tmp_path):
+    genotype = small_genotype(derivation=json.dumps(DERIVATION))
+    text = genotype.to_json()
+    document = json.loads(text)
+    assert list(document) == ["format", "version", "name", "channels", "encoder", "decoder", "derivation"]
+    assert document.pop("derivation") == DERIVATION
+    assert document == json.loads(small_genotype().to_json())
+    assert '      {"layer": "EB1.1", "kept": [0, 3], "share": 0.3333333333333333},\n' in text  # an entry a line
+    genotype.save(tmp_path / "derived.json")
+    again = Genotype.load(tmp_path / "derived.json")
+    assert json.loads(again.derivation) == DERIVATION
+    assert (again.derivation, again.to_json()) == (genotype.derivation, text)
+    assert pickle.loads(pickle.dumps(genotype)).derivation == copy.deepcopy(genotype).derivation == genotype.derivation
+
+
+def test_derivation_is_no_part_of_equality():
+    genotype = small_genotype(derivation=json.dumps(DERIVATION))
+    assert genotype == small_genotype()
+    assert hash(genotype) == hash(small_genotype())
+    assert repr(genotype) == repr(small_genotype())
+    assert small_genotype().derivation == ""
+    assert "derivation" not in json.loads(small_genotype().to_json())
+    assert json.loads(small_genotype(derivation="{}").to_json())["derivation"] == {}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        genotype.derivation = ""
+
+
+@pytest.mark.parametrize("value", [None, [], 5, "text"])
+def test_derivation_must_be_an_object(value):
+    document = json.loads(small_genotype().to_json()) | {"derivation": value}
+    with pytest.raises(GenotypeError, match="derivation must be a JSON object, not"):
+        Genotype.from_json(json.dumps(document))
+    with pytest.raises(GenotypeError, match="derivation must be"):
+        small_genotype(derivation=value)
+
+
+@pytest.mark.parametrize("text", ["{", '{"keep": NaN}', "[" * 100_000, " "])
+def test_derivation_must_be_json(text):
+    with pytest.raises(GenotypeError, match="derivation") as caught:
+        small_genotype(derivation=text)
+    assert "\n" not in str(caught.value)
