@@ -77,13 +77,13 @@ def test_rgb_and_jpeg(folder: Path, capsys: Capture) -> None:
 
 
 def test_identity_scores_the_noise_itself(folder: Path) -> None:
-    scores = list(evaluate(lambda y: y, EvaluationSet(folder, 1), "awgn", 15))
+    scores = list(evaluate(lambda y: y, EvaluationSet(folder, 1, "awgn"), "awgn", 15))
     psnr, _ = mean_scores(scores)
     assert psnr == pytest.approx(20 * np.log10(255 / 15), abs=0.3)
 
 
 def test_jpeg_identity_scores_the_compression(folder: Path) -> None:
-    for name, clean in EvaluationSet(folder, 1):
+    for name, clean in EvaluationSet(folder, 1, "jpeg"):
         coded = io.BytesIO()
         Image.fromarray(clean[..., 0]).save(coded, "JPEG", quality=20)
         expected = peak_signal_noise_ratio(clean[..., 0], np.array(Image.open(coded)))
@@ -100,9 +100,9 @@ def test_bad_sets_are_refused(folder: Path, tmp_path: Path, capsys: Capture) -> 
     assert main(["evaluate", "--data", str(tmp_path / "none")]) == 2
     assert "does not exist" in capsys.readouterr().err
     with pytest.raises(modnas_fast.ModnasError, match="a gray image"):
-        list(EvaluationSet(folder, 3))
+        list(EvaluationSet(folder, 3, "awgn"))
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(folder / "deep.png")
     with pytest.raises(modnas_fast.ModnasError, match="must have 8 bit"):
-        list(EvaluationSet(folder, 1))
+        list(EvaluationSet(folder, 1, "awgn"))
     assert main(["evaluate", "--data", str(folder), "--jpeg", "0"]) == 2
     assert "between 1 and 95" in capsys.readouterr().err

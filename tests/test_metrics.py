@@ -10,7 +10,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from modnas_fast.errors import ModnasError
-from modnas_fast.images.colour import luma
+from modnas_fast.images.colour import luma, studio_luma
 from modnas_fast.images.degradations import Degradation, add_test_noise, jpeg_compress
 from modnas_fast.images.metrics import psnr, ssim
 
@@ -99,6 +99,16 @@ def test_luma_is_pillows_for_every_colour():
         colour = np.stack((red, np.full_like(red, green), blue), -1)
         expected = np.asarray(Image.fromarray(colour).convert("L"))
         assert np.array_equal(luma(colour), expected[..., None])
+
+
+def test_studio_luma_is_scikit_images():
+    from skimage.color import rgb2ycbcr
+
+    colour = np.random.default_rng(0).integers(0, 256, (64, 50, 3), dtype=np.uint8)
+    assert np.array_equal(studio_luma(colour), np.rint(rgb2ycbcr(colour)[..., :1]).astype(np.uint8))
+    assert studio_luma(np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)).tolist() == [[[16], [235]]]
+    gray = np.zeros((2, 2, 1), np.uint8)
+    assert studio_luma(gray) is gray
 
 
 def test_luma_keeps_depth_and_range():

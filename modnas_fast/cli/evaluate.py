@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if trained is not None and (trained.kind != kind or level not in trained.levels):
         progress.say(f"note: {denoiser.name} was trained for {trained}")
     channels = 3 if arguments.rgb else denoiser.net.channels_in
-    images = EvaluationSet(arguments.data, channels)
+    images = EvaluationSet(arguments.data, channels, kind)
     scores = []
     for score in evaluate(denoiser, images, kind, level):
         scores.append(score)

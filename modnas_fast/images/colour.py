@@ -1,4 +1,4 @@
-"""Luma of colour images, as the gray experiments use it."""
+"""Luma of colour images, as the gray experiments use it: one definition for noise, another for JPEG."""
 
 from __future__ import annotations
 
@@ -27,3 +27,17 @@ def luma(colour: Array) -> Array:
         weighted = (red * _RED + green * _GREEN + blue * _BLUE + _HALF) >> 16
         return weighted[..., None].astype(colour.dtype)
     return (colour @ np.array([0.299, 0.587, 0.114], colour.dtype))[..., None]
+
+
+def studio_luma(colour: Array) -> Array:
+    """Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255 (BT.601, 16…235) of uint8 [H, W, 3]; [H, W, 1] as it is.
+
+    The Y of MATLAB's `rgb2ycbcr`, which the literature on JPEG artifacts compresses and scores: LIVE1 at quality 20 has
+    30.07 dB in it, and 29.30 dB in the full range.
+
+    Returns:
+        uint8 [H, W, 1].
+    """
+    if colour.shape[2] == 1:
+        return colour
+    return np.rint(16 + colour @ (np.array([65.481, 128.553, 24.966]) / 255)).astype(np.uint8)[..., None]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from modnas_fast.errors import ModnasError
-from modnas_fast.images.colour import luma
+from modnas_fast.images.colour import luma, studio_luma
 from modnas_fast.images.degradations import add_test_noise, jpeg_compress
 from modnas_fast.images.files import from_float, list_images, read_image
 from modnas_fast.images.metrics import psnr, ssim
@@ -37,15 +37,16 @@ class EvaluationSet:
 
     Args:
         folder: where they are; not searched recursively.
-        channels: 1 or 3; colour becomes luma for 1.
+        channels: 1 or 3; colour becomes luma for 1, see `read_clean_image`.
+        degradation: "awgn" or "jpeg".
 
     Raises:
         ModnasError: no images; when iterated, an unreadable one, one that is not 8 bit, or a gray one for 3 channels.
     """
 
-    def __init__(self, folder: str | Path, channels: int) -> None:
+    def __init__(self, folder: str | Path, channels: int, degradation: str) -> None:
         self._files = list_images([folder])
-        self._channels = channels
+        self._channels, self._degradation = channels, degradation
 
     def __len__(self) -> int:
         return len(self._files)
@@ -53,11 +54,14 @@ class EvaluationSet:
     def __iter__(self) -> Iterator[tuple[str, Array]]:
         """(name, uint8 [H, W, channels]) of each image."""
         for path, relative in self._files:
-            yield str(relative), read_clean_image(path, self._channels)
+            yield str(relative), read_clean_image(path, self._channels, self._degradation)
 
 
-def read_clean_image(path: Path, channels: int) -> Array:
-    """One 8-bit image as uint8 [H, W, channels], alpha dropped; colour becomes luma for channels = 1.
+def read_clean_image(path: Path, channels: int, degradation: str) -> Array:
+    """One 8-bit image as uint8 [H, W, channels], alpha dropped.
+
+    For channels = 1 colour becomes luma as the literature on the degradation has it: full range for "awgn", studio
+    range for "jpeg".
 
     Raises:
         ModnasError: unreadable, not 8 bit, or gray where colour is needed.
@@ -67,12 +71,14 @@ def read_clean_image(path: Path, channels: int) -> Array:
         raise ModnasError(f"{path}: {colour.dtype} pixels; training and test images must have 8 bit")
     if channels == 3 and colour.shape[2] == 1:
         raise ModnasError(f"{path}: a gray image; this model works on RGB")
-    return luma(colour) if channels == 1 else colour
+    if channels == 3:
+        return colour
+    return studio_luma(colour) if degradation == "jpeg" else luma(colour)
 
 
-def read_clean_images(folders: Sequence[str | Path], channels: int) -> list[Array]:
+def read_clean_images(folders: Sequence[str | Path], channels: int, degradation: str) -> list[Array]:
     """All images in the folders and the folders in them, as `read_clean_image` gives them."""
-    return [read_clean_image(path, channels) for path, _ in list_images(folders, recursive=True)]
+    return [read_clean_image(path, channels, degradation) for path, _ in list_images(folders, recursive=True)]
 
 
 def evaluate(
