@@ -182,5 +182,5 @@ def test_degradation_round_trip_and_words():
 def test_degradation_levels_are_checked(levels):
     with pytest.raises(ModnasError, match="levels"):
         Degradation("awgn", levels)
-    with pytest.raises(ModnasError, match="kind is 'blur'; choose from awgn, jpeg"):
+    with pytest.raises(ModnasError, match="degradation is 'blur'; choose from awgn, jpeg"):
         Degradation("blur", (1,))

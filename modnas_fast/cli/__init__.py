@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from modnas_fast.errors import ModnasError
 from modnas_fast.version import __version__
@@ -15,6 +16,10 @@ VERBS = {
     "denoise": "denoise image files, folders or globs",
     "evaluate": "score a model on a folder of clean images",
     "train": "train a network from a YAML configuration",
+    "search": "search an architecture as a YAML configuration says",
+    "derive": "derive a network from a searched supernet",
+    "profile-ops": "measure the operations on this machine, for searches with a latency penalty",
+    "report": "write the HTML report of one or several searches",
     "summary": "count parameters, MACs, receptive field and memory of a genotype",
     "plot": "draw a genotype as SVG or PNG",
     "models": "list the models that come with the package",
@@ -28,11 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"modnas-fast {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, summary in VERBS.items():
-        module = import_module(f"modnas_fast.cli.{verb}")
+        module = _module(verb)
         module.add_arguments(verbs.add_parser(verb, help=summary, description=module.__doc__))
     parsed = parser.parse_args(arguments)
     try:
-        return int(import_module(f"modnas_fast.cli.{parsed.verb}").run(parsed))
+        return int(_module(parsed.verb).run(parsed))
     except ModnasError as error:
         print(f"modnas-fast {parsed.verb}: {error}", file=sys.stderr)
         return 2
@@ -43,3 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, say) has what it wanted; without this, Python complains while flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _module(verb: str) -> ModuleType:
+    return import_module(f"modnas_fast.cli.{verb.replace('-', '_')}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from modnas_fast.images.evaluation import EvaluationSet, evaluate, mean_scores, 
 from modnas_fast.images.patches import PairSampler
 from modnas_fast.networks import DerivedNet, load, save_weights
 from modnas_fast.runs.config import config_to_json
+from modnas_fast.runs.guard import what_broke
 from modnas_fast.runs.log import tensorboard
 from modnas_fast.runs.processes import Interrupted, Processes, processes, stop_signals
 from modnas_fast.runs.schedule import RunningMean, cosine, decibel
@@ -69,7 +69,7 @@ class _Run:
         self.folder = Path(config.output)
         torch.manual_seed(config.seed)
         self.net = _channels_last(_build_net(config), device).train()
-        images = read_clean_images(config.data, config.channels_in)
+        images = read_clean_images(config.data, config.channels_in, config.degradation)
         self.sampler = PairSampler(images, config.patch, config.degradation, config.levels, device, config.seed)
         optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
         ema = {name: value.detach().clone() for name, value in self.net.named_parameters()}
@@ -159,10 +159,8 @@ class _Run:
 
     def _check_finite(self, mean_loss: RunningMean) -> None:
         """Raise where the loss, or a weight by a gradient that overflowed since, is NaN or infinite."""
-        loss = mean_loss.value()
-        largest = torch.stack(torch._foreach_norm(list(self.net.parameters()), math.inf))
-        if not math.isfinite(loss) or not bool(largest.isfinite().all()):
-            broke = "weights became NaN or infinite" if math.isfinite(loss) else f"loss became {loss}"
+        broke = what_broke(mean_loss.value(), self.net.parameters())
+        if broke:
             fix = "lower lr, or train in fp32"
             if (self.folder / CHECKPOINT).exists():
                 fix += f", into a new output with init={self.folder / WEIGHTS}, the last good weights"
@@ -181,7 +179,7 @@ class _Run:
         average = DerivedNet(self.net.genotype, len(self.net.stages), self.net.channels_in)
         average.load_state_dict(self.state.ema)
         average = _channels_last(average, self.processes.device).eval()
-        images = EvaluationSet(self.config.validation, self.config.channels_in)
+        images = EvaluationSet(self.config.validation, self.config.channels_in, self.config.degradation)
         level = self.config.levels[0]
         psnr, ssim = mean_scores(list(evaluate(average, images, self.config.degradation, level, self.processes.device)))
         self.state.best_psnr = max(self.state.best_psnr, psnr)
