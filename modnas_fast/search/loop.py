@@ -1,0 +1,287 @@
+"""The search: W on one half of the data, then W and A in turn on the two halves (paper Algorithm 1, first order)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from modnas_fast.atomic import write_atomically
+from modnas_fast.errors import ModnasError
+from modnas_fast.images.degradations import Degradation
+from modnas_fast.images.evaluation import EvaluationSet, evaluate, mean_scores, read_clean_images
+from modnas_fast.images.patches import PairSampler
+from modnas_fast.runs.config import config_to_json
+from modnas_fast.runs.guard import what_broke
+from modnas_fast.runs.log import tensorboard
+from modnas_fast.runs.processes import Interrupted, Processes, processes, stop_signals
+from modnas_fast.runs.schedule import cosine, decibel
+from modnas_fast.search.checkpoint import Counters, SearchState, load_search, save_search
+from modnas_fast.search.config import SearchConfig
+from modnas_fast.search.cost import expected_cost
+from modnas_fast.search.history import append_record, epoch_record, read_history, truncate_history
+from modnas_fast.search.latency import penalty_table
+from modnas_fast.search.monitor import collapse_warnings
+from modnas_fast.search.steps import GraphedStep, Penalty, Step
+from modnas_fast.search.supernet import SuperNet
+from modnas_fast.search.weights import SUPERNET_FILE, save_supernet
+
+HISTORY = "history.jsonl"
+
+_NO_GUIDE = -1e4  # a logit whose sigmoid is 0, exactly
+_MOST_ROLLBACKS = 5
+
+# Called about twice a second: epoch, share of all epochs done, training PSNR of the epoch so far in dB.
+Report = Callable[[int, float, float], None]
+
+
+def search(config: SearchConfig, report: Report | None = None, say: Callable[[str], None] = print) -> Path:
+    """Run, or go on with, the search that `config` describes.
+
+    A step is a W-step (Adam on all weights and δ, on patches of the first half) and, after the warm-up epochs, an
+    A-step (Adam on α, β, γ, on patches of the second half). Both rates follow one cosine over all epochs. A NaN or an
+    infinity sends the search back to its last checkpoint, with half the rate.
+
+    Args:
+        config: see `SearchConfig`.
+        report: progress callback.
+        say: prints one line of news: validation, warnings of the collapse monitor, rollbacks.
+
+    Returns:
+        The folder of the run, with `supernet.safetensors` and `history.jsonl`.
+
+    Raises:
+        ModnasError: bad data, a checkpoint of another search, or NaNs that rates of 1/32 do not cure.
+        Interrupted: after SIGINT or SIGTERM, once the checkpoint is written; the same call goes on, bit for bit.
+    """
+    with processes(config.device) as here:
+        run = _Search(config, here, say if here.first else lambda _: None)
+        run.run(report if here.first else None)
+        return run.folder
+
+
+class _Search:
+    """One process's part of a search."""
+
+    def __init__(self, config: SearchConfig, here: Processes, say: Callable[[str], None]) -> None:
+        if config.batch % here.world:
+            raise ModnasError(f"batch is {config.batch}; it must be a multiple of the {here.world} processes")
+        self.config, self.processes, self.say = config, here, say
+        self.folder = Path(config.output)
+        halves = split_in_halves(read_clean_images(config.data, config.channels_in, config.degradation), config.seed)
+        self.samplers = {
+            key: PairSampler(half, config.patch, config.degradation, config.levels, here.device, config.seed + index)
+            for index, (key, half) in enumerate(zip(("weights", "architecture"), halves, strict=True))
+        }
+        self.steps = config.steps or max(1, self.samplers["weights"].clean.image_count // config.batch)
+        torch.manual_seed(config.seed)
+        self.net = _build_supernet(config).to(here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trained = _trained_parameters(self.net, config)
+        cuda = here.device.type == "cuda"
+        optimizers = {
+            key: torch.optim.Adam(
+                parameters, lr=torch.tensor(config.lr, device=here.device) if cuda else config.lr, fused=True
+            )
+            for key, parameters in self.trained.items()
+        }
+        generators = {key: sampler.generator for key, sampler in self.samplers.items()}
+        self.state = SearchState(self.net, optimizers, generators, Counters())
+        penalties = {"weights": None, "architecture": _penalty(self.net, config, here.device)}
+        self.step = {
+            key: Step(self.net, self.trained[key], optimizers[key], config.precision == "bf16", here.world, penalty)
+            for key, penalty in penalties.items()
+        }
+        if cuda and here.world == 1:
+            self.step = {key: GraphedStep(step) for key, step in self.step.items()}  # type: ignore[misc]
+        found = load_search(self.folder, self.state, config)
+        if found:
+            say(f"going on from {found} at step {self.state.counters.step}")
+        size = sum(parameter.numel() for parameter in self.net.parameters())
+        say(
+            f"{size:,} parameters; {' + '.join(str(s.clean.image_count) for s in self.samplers.values())} images; "
+            f"{config.epochs} epochs of {self.steps} steps; {here.device}, {config.precision}"
+        )
+
+    def run(self, report: Report | None) -> None:
+        """Epochs until the last, each ending with a record, a checkpoint and the supernet's file."""
+        config, counters = self.config, self.state.counters
+        log = None
+        if self.processes.first:
+            write_atomically(self.folder / "config.json", config_to_json(config))
+            truncate_history(self.folder / HISTORY, counters.step // self.steps + 1)
+            log = tensorboard(self.folder, counters.step // self.steps)
+        with stop_signals() as stopped, log or nullcontext():
+            while self.state.counters.step < config.epochs * self.steps:
+                if not self._run_epoch(stopped, report):
+                    self._save()
+                    raise Interrupted
+                if self._finish_epoch(log) and config.stop_on_collapse:
+                    self.say("stopped: stop_on_collapse is set")
+                    return
+
+    def _run_epoch(self, stopped: Callable[[], bool], report: Report | None) -> bool:
+        """Steps to the end of the epoch under way, or until a signal: then False."""
+        config = self.config
+        loss_sum = torch.tensor(self.state.counters.epoch_loss, dtype=torch.float64, device=self.processes.device)
+        clock = saved = reported = time.perf_counter()
+        while True:
+            counters = self.state.counters
+            epoch = counters.step // self.steps
+            loss_sum += self._step_both(epoch)
+            counters.step += 1
+            now = time.perf_counter()
+            counters.epoch_seconds += now - clock
+            clock = now
+            finished = counters.step % self.steps == 0
+            stopping = bool(self.processes.agree(float(stopped())))
+            due = bool(self.processes.agree(float(now - saved > config.checkpoint_every)))
+            if report is not None and now - reported > 0.5:
+                done = counters.step - epoch * self.steps
+                report(epoch + 1, counters.step / (config.epochs * self.steps), decibel(float(loss_sum) / done))
+                reported = now
+            if finished or stopping or due:
+                counters.epoch_loss = float(loss_sum)
+                if self._roll_back_if_broken():
+                    loss_sum.fill_(self.state.counters.epoch_loss)
+                    continue
+                if finished or stopping:
+                    return finished
+                self._save()
+                saved = clock = time.perf_counter()
+
+    def _step_both(self, epoch: int) -> torch.Tensor:
+        """A W-step and, after the warm-up, an A-step; the W-step's loss on this process's share."""
+        for optimizer in self.state.optimizers.values():
+            for group in optimizer.param_groups:
+                _set_rate(group, self._rate())
+        loss = self.step["weights"](*self.samplers["weights"].sample(self.config.batch, self.processes.share))
+        if epoch >= self.config.warmup_epochs:
+            self.step["architecture"](*self.samplers["architecture"].sample(self.config.batch, self.processes.share))
+        return loss.double()
+
+    def _rate(self) -> float:
+        counters = self.state.counters
+        share = counters.step / (self.config.epochs * self.steps)
+        return counters.rate_scale * cosine(self.config.lr, self.config.lr_final, share)
+
+    def _roll_back_if_broken(self) -> bool:
+        """Where a NaN or an infinity is about: back to the last checkpoint, with half the rate."""
+        broke = what_broke(self.state.counters.epoch_loss, self.net.parameters())
+        if not self.processes.agree(float(bool(broke))):
+            return False
+        step, rollbacks, scale = self.state.counters.step, self.state.counters.rollbacks, self.state.counters.rate_scale
+        if rollbacks == _MOST_ROLLBACKS:
+            raise ModnasError(f"the {broke} again at step {step}, after {rollbacks} rollbacks: lower lr or use fp32")
+        found = load_search(self.folder, self.state, self.config)
+        if found is None:
+            raise ModnasError(f"the {broke} at step {step}, before the first checkpoint: lower lr or use fp32")
+        self.state.counters.rollbacks, self.state.counters.rate_scale = rollbacks + 1, scale / 2
+        self.say(f"the {broke} by step {step}: back to step {self.state.counters.step} with half the rate")
+        return True
+
+    def _finish_epoch(self, log: Any) -> bool:
+        """Record, log, save; whether the collapse monitor warns."""
+        counters = self.state.counters
+        epoch = counters.step // self.steps
+        train_psnr, seconds = decibel(counters.epoch_loss / self.steps), counters.epoch_seconds
+        counters.epoch_loss = counters.epoch_seconds = 0.0
+        warned = False
+        if self.processes.first:
+            phase = "weights" if epoch <= self.config.warmup_epochs else "alternate"
+            validation = self._validate()
+            record = epoch_record(
+                epoch,
+                phase,
+                self.net.architecture,
+                self.config.stages,
+                self.config.channels_in,
+                train_psnr,
+                validation,
+                seconds,
+                self._rate(),
+            )
+            append_record(self.folder / HISTORY, record)
+            self._report_epoch(log, record)
+            warnings = collapse_warnings(read_history(self.folder / HISTORY))
+            for warning in warnings:
+                self.say(f"warning: {warning}")
+            warned = bool(warnings)
+        self._save()
+        return bool(self.processes.agree(float(warned)))
+
+    def _report_epoch(self, log: Any, record: dict[str, Any]) -> None:
+        validation = "" if record["validation_psnr"] is None else f", validation {record['validation_psnr']:.3f} dB"
+        self.say(
+            f"epoch {record['epoch']}: training {record['train_psnr']:.2f} dB{validation}, {record['seconds']:.0f} s"
+        )
+        for key in ("train_psnr", "validation_psnr", "alpha_entropy", "skipped_layers", "parameters", "macs", "rate"):
+            if record[key] is not None:
+                log.add_scalar(f"search/{key}", record[key], record["epoch"])
+
+    def _validate(self) -> float | None:
+        """PSNR in dB of the supernet on the validation folder, at the first level."""
+        if not self.config.validation:
+            return None
+        images = EvaluationSet(self.config.validation, self.config.channels_in, self.config.degradation)
+        scores = evaluate(self.net, images, self.config.degradation, self.config.levels[0], self.processes.device)
+        return mean_scores(list(scores))[0]
+
+    def _save(self) -> None:
+        if self.processes.first:
+            save_search(self.folder, self.state, self.config)
+            degradation = Degradation(self.config.degradation, self.config.levels)
+            save_supernet(self.folder / SUPERNET_FILE, self.net, degradation)
+
+
+def split_in_halves(images: list[Any], seed: int) -> tuple[list[Any], list[Any]]:
+    """Two random halves of the images, the first the larger by one where their number is odd.
+
+    Raises:
+        ModnasError: fewer than two images.
+    """
+    if len(images) < 2:
+        raise ModnasError(f"a search needs at least 2 training images, one for W and one for A; there is {len(images)}")
+    order = np.random.default_rng(seed).permutation(len(images))
+    middle = (len(images) + 1) // 2
+    return [images[i] for i in order[:middle]], [images[i] for i in order[middle:]]
+
+
+def _build_supernet(config: SearchConfig) -> SuperNet:
+    net = SuperNet(config.stages, config.channels, config.channels_in, config.backend)
+    if not config.model_guide:
+        with torch.no_grad():
+            for stage in net.stages:
+                stage.get_parameter("delta").fill_(_NO_GUIDE)
+    return net
+
+
+def _trained_parameters(net: SuperNet, config: SearchConfig) -> dict[str, list[nn.Parameter]]:
+    """W and A, less what the ablations hold fixed."""
+    weights = {n: p for n, p in net.stages.named_parameters() if config.model_guide or not n.endswith("delta")}
+    architecture = {
+        n: p for n, p in net.architecture.named_parameters() if config.width_search or not n.endswith("beta")
+    }
+    return {"weights": list(weights.values()), "architecture": list(architecture.values())}
+
+
+def _penalty(net: SuperNet, config: SearchConfig, device: torch.device) -> Penalty | None:
+    """weight · expected cost of the architecture (1 at the start), or None where the configuration asks for none."""
+    table = penalty_table(config)
+    if table is None:
+        return None
+    placed = table.to(device)
+    return lambda: config.penalty_weight * expected_cost(net.architecture, placed)
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    """The rate is a tensor on CUDA, filled in place, since a captured step reads it from there."""
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate

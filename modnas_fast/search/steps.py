@@ -1,0 +1,105 @@
+"""One step of a search: forward, MSE, backward and Adam on W or on A, eagerly or as one CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn import functional as F
+
+from modnas_fast.search.supernet import SuperNet
+
+Penalty = Callable[[], Tensor]
+
+_EAGER_STEPS = 3  # before capture: the optimiser's state and the libraries' workspaces must exist
+
+
+class Step:
+    """Adam on `parameters` with everything else frozen, so that other gradients cost nothing.
+
+    Args:
+        net: the supernet.
+        parameters: W or A.
+        optimizer: over `parameters`.
+        bf16: whether the forward pass runs under bfloat16 autocast.
+        world: processes whose gradients are averaged.
+        penalty: added to the loss; differentiable in `parameters`.
+    """
+
+    def __init__(
+        self,
+        net: SuperNet,
+        parameters: Sequence[nn.Parameter],
+        optimizer: torch.optim.Adam,
+        bf16: bool,
+        world: int,
+        penalty: Penalty | None = None,
+    ) -> None:
+        self._net, self._parameters, self._optimizer = net, parameters, optimizer
+        self._bf16, self._world, self._penalty = bf16, world, penalty
+
+    def __call__(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        """The MSE before the step, detached; [N, C, H, W] in."""
+        self._net.requires_grad_(False)
+        for parameter in self._parameters:
+            parameter.requires_grad_(True)
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._autocast(noisy.device.type):
+            restored = self._net(noisy)
+        mse = F.mse_loss(restored.float(), clean)
+        loss = mse if self._penalty is None else mse + self._penalty()
+        loss.backward()
+        self._average_gradients()
+        self._optimizer.step()
+        return mse.detach()
+
+    def _autocast(self, device: str) -> AbstractContextManager[object]:
+        return torch.autocast(device, torch.bfloat16, cache_enabled=False) if self._bf16 else nullcontext()
+
+    def _average_gradients(self) -> None:
+        """The mean over processes, as one reduction; a parameter without gradient counts as zero."""
+        if self._world == 1:
+            return
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self._world
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view(gradient.shape))  # in place: fused Adam wants the parameter's memory layout
+
+
+class GraphedStep:
+    """A `Step` captured as one CUDA graph after a few eager ones, so that a step is one launch.
+
+    The learning rate must be a tensor that is filled in place, and Adam capturable.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._eager_left = _EAGER_STEPS
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream = torch.cuda.Stream()
+
+    def __call__(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        if self._eager_left:
+            self._eager_left -= 1
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                loss = self._step(noisy, clean)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            return loss
+        if self._graph is None:
+            self._noisy, self._clean = noisy.clone(), clean.clone()
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._loss = self._step(self._noisy, self._clean)
+        self._noisy.copy_(noisy)
+        self._clean.copy_(clean)
+        self._graph.replay()
+        return self._loss.clone()

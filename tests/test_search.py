@@ -1,0 +1,349 @@
+"""The search loop: what each step trains, exact resume, several processes, rollback, ablations."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from modnas_fast.cli import main
+from modnas_fast.errors import ModnasError
+from modnas_fast.networks.weights import read_safetensors
+from modnas_fast.runs.config import ConfigError, config_from_mapping
+from modnas_fast.search import checkpoint as checkpoint_module
+from modnas_fast.search.config import SearchConfig
+from modnas_fast.search.cost import expected_cost
+from modnas_fast.search.history import read_history
+from modnas_fast.search.latency import penalty_table
+from modnas_fast.search.loop import HISTORY, _Search, search, split_in_halves
+from modnas_fast.search.steps import GraphedStep, Step
+from modnas_fast.search.supernet import SuperNet
+from modnas_fast.search.weights import SUPERNET_FILE, load_supernet
+
+Settings = dict[str, Any]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    data = tmp_path / "data"
+    data.mkdir()
+    rows, columns = np.mgrid[0:24, 0:28]
+    for index in range(6):
+        picture = 128 + 90 * np.sin(rows / (2 + index)) * np.cos(columns / (3 + index))
+        Image.fromarray(picture.astype(np.uint8)).save(data / f"{index}.png")
+    return {
+        "output": str(tmp_path / "run"),
+        "data": [str(data)],
+        "stages": 1,
+        "channels": 4,
+        "patch": 8,
+        "batch": 2,
+        "epochs": 3,
+        "warmup_epochs": 1,
+        "steps": 2,
+        "precision": "fp32",
+        "device": "cpu",
+    }
+
+
+def run(settings: Settings, **changes: Any) -> Path:
+    return search(config_from_mapping(SearchConfig, {**settings, **changes}), say=lambda line: None)
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return read_safetensors(folder / checkpoint_module.CHECKPOINT)[0]
+
+
+def assert_same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def architecture_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_supernet(folder / SUPERNET_FILE).architecture.state_dict()
+
+
+def test_warm_up_leaves_the_architecture_alone(settings: Settings) -> None:
+    folder = run(settings, epochs=1, warmup_epochs=1)
+    for name, value in architecture_of(folder).items():
+        expected = torch.ones_like(value) if name.endswith("beta") else torch.zeros_like(value)
+        assert torch.equal(value, expected), name
+    assert [record["phase"] for record in read_history(folder / HISTORY)] == ["weights"]
+
+
+def test_alternation_trains_both(settings: Settings) -> None:
+    folder = run(settings, epochs=2, warmup_epochs=1)
+    for name, value in architecture_of(folder).items():
+        start = torch.ones_like(value) if name.endswith("beta") else torch.zeros_like(value)
+        assert not torch.equal(value, start), name
+    history = read_history(folder / HISTORY)
+    assert [record["phase"] for record in history] == ["weights", "alternate"]
+    assert [record["epoch"] for record in history] == [1, 2]
+
+
+def test_a_step_moves_its_parameters_only_and_is_adam_on_the_mse() -> None:
+    torch.manual_seed(0)
+    net = SuperNet(1, 4)
+    noisy, clean = torch.rand(2, 1, 16, 16), torch.rand(2, 1, 16, 16)
+    for parameters in (list(net.weight_parameters()), list(net.architecture_parameters())):
+        before = {name: value.clone() for name, value in net.state_dict().items()}
+        mse = torch.nn.functional.mse_loss(net(noisy), clean)
+        gradients = torch.autograd.grad(mse, parameters)
+        loss = Step(net, parameters, torch.optim.Adam(parameters, lr=1e-3), bf16=False, world=1)(noisy, clean)
+        assert float(loss) == pytest.approx(mse.item(), rel=1e-6)
+        moved = {id(parameter) for parameter in parameters}
+        for name, parameter in net.named_parameters():
+            if id(parameter) not in moved:
+                assert torch.equal(parameter, before[name]), name
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            name = next(n for n, p in net.named_parameters() if p is parameter)
+            # Adam's first step is -lr·g / (|g| + ε): the sign of the gradient wherever it is not tiny.
+            large = gradient.abs() > 1e-6
+            torch.testing.assert_close(
+                (parameter.detach() - before[name])[large], -1e-3 * gradient.sign()[large], rtol=0.02, atol=1e-6
+            )
+        net.requires_grad_(True)
+
+
+def test_a_penalty_is_added_to_the_loss_but_not_to_the_report() -> None:
+    torch.manual_seed(0)
+    net = SuperNet(1, 4)
+    parameters = list(net.architecture_parameters())
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    gates = [parameter for name, parameter in net.named_parameters() if name.endswith("beta")]
+    step = Step(
+        net, parameters, optimizer, False, 1, penalty=lambda: 1e6 * sum((g.sum() for g in gates), torch.zeros(()))
+    )
+    y = torch.rand(1, 1, 16, 16)
+    assert float(step(y, y)) < 10
+    assert all(bool((gate < 1).all()) for gate in gates)
+
+
+def test_halves_are_disjoint_complete_and_seeded() -> None:
+    images = list(range(11))
+    one, other = split_in_halves(images, seed=3)
+    assert sorted(one + other) == images
+    assert (len(one), len(other)) == (6, 5)
+    assert split_in_halves(images, seed=3) == (one, other)
+    assert split_in_halves(images, seed=4) != (one, other)
+    with pytest.raises(ModnasError, match="at least 2 training images"):
+        split_in_halves([0], seed=0)
+
+
+def test_resumed_equals_uninterrupted(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(settings, output=str(tmp_path / "whole"), epochs=4)
+    original, calls = _Search._step_both, []
+
+    def interrupt(self: _Search, epoch: int) -> torch.Tensor:
+        calls.append(epoch)
+        if len(calls) == 5:  # the first step of the third epoch's two
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, epoch)
+
+    monkeypatch.setattr(_Search, "_step_both", interrupt)
+    parts = str(tmp_path / "parts")
+    with pytest.raises(BaseException) as caught:
+        run(settings, output=parts, epochs=4)
+    assert type(caught.value).__name__ == "Interrupted"
+    resumed = run(settings, output=parts, epochs=4)
+    assert_same_tensors(tensors_of(whole), tensors_of(resumed))
+    assert (whole / SUPERNET_FILE).read_bytes() == (resumed / SUPERNET_FILE).read_bytes()
+    timeless = [
+        [{k: v for k, v in record.items() if k != "seconds"} for record in read_history(folder / HISTORY)]
+        for folder in (whole, resumed)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_killed_search_goes_on_bit_for_bit(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump({**settings, "epochs": 8, "stages": 2, "checkpoint_every": 0.0}))
+    command = [sys.executable, "-m", "modnas_fast", "search", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    history = tmp_path / "run" / HISTORY
+    deadline = time.monotonic() + 120
+    while not (history.exists() and history.read_text().count("\n") >= 2) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "run" / SUPERNET_FILE).exists() or len(read_history(history)) < 8
+    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
+    whole = subprocess.run([*command, f"output={tmp_path / 'whole'}"], env=environment, stderr=subprocess.DEVNULL)
+    assert whole.returncode == 0
+    assert_same_tensors(tensors_of(tmp_path / "run"), tensors_of(tmp_path / "whole"))
+    assert [record["epoch"] for record in read_history(history)] == list(range(1, 9))
+
+
+def test_two_processes_follow_the_path_of_one(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    alone = run(settings, output=str(tmp_path / "alone"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "modnas_fast", "search", str(path), f"output={tmp_path / 'two'}"]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    one, two = (load_supernet(folder / SUPERNET_FILE).state_dict() for folder in (alone, tmp_path / "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=0, atol=1e-5, msg=name)
+
+
+def test_a_nan_sends_the_search_back_with_half_the_rate(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, poisoned, said = Step.__call__, [], []
+
+    def poison(self: Step, noisy: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        if len(poisoned) < 6:
+            poisoned.append(1)
+            if len(poisoned) == 6:
+                clean = clean * float("nan")
+        return original(self, noisy, clean)
+
+    monkeypatch.setattr(Step, "__call__", poison)
+    search(config_from_mapping(SearchConfig, settings), say=said.append)
+    assert any("back to step 2 with half the rate" in line for line in said)
+    folder = Path(settings["output"])
+    assert all(bool(value.isfinite().all()) for value in tensors_of(folder).values() if value.is_floating_point())
+    counters = json.loads(read_safetensors(folder / checkpoint_module.CHECKPOINT)[1]["counters"])
+    assert (counters["rollbacks"], counters["rate_scale"], counters["step"]) == (1, 0.5, 6)
+    assert [record["epoch"] for record in read_history(folder / HISTORY)] == [1, 2, 3]
+
+
+def test_endless_nans_end_in_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(settings, epochs=1, warmup_epochs=1)
+    original = Step.__call__
+    monkeypatch.setattr(Step, "__call__", lambda self, noisy, clean: original(self, noisy, clean * float("nan")))
+    settings["epochs"] = 1
+    with pytest.raises(ModnasError, match="before the first checkpoint"):
+        run(settings, output=settings["output"] + "2", warmup_epochs=1)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(settings: Settings, tmp_path: Path) -> None:
+    folder = run(settings)
+    damaged = folder / checkpoint_module.CHECKPOINT
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    expected = run(settings, output=str(tmp_path / "whole"))
+    resumed = run(settings)
+    assert_same_tensors(tensors_of(expected), tensors_of(resumed))
+    for name in (checkpoint_module.CHECKPOINT, checkpoint_module.PREVIOUS):
+        (folder / name).write_bytes(b"x")
+    with pytest.raises(ModnasError, match="not a readable safetensors file"):
+        run(settings)
+
+
+def test_another_configuration_is_not_resumed(settings: Settings) -> None:
+    run(settings, epochs=1)
+    with pytest.raises(ModnasError, match="started with another seed"):
+        run(settings, epochs=1, seed=7)
+
+
+def test_without_model_guide_the_stage_is_the_denoiser(settings: Settings) -> None:
+    folder = run(settings, model_guide=False)
+    net = load_supernet(folder / SUPERNET_FILE, backend="reference")
+    assert float(net.stages[0].delta.sigmoid()) == 0.0
+    plain = SuperNet(1, 4, backend="reference")
+    plain.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        plain.stages[0].delta.fill_(float("-inf"))
+        y = torch.rand(1, 1, 16, 16)
+        assert torch.equal(net(y), plain(y))
+
+
+def test_fixed_width_holds_beta(settings: Settings) -> None:
+    architecture = architecture_of(run(settings, width_search=False))
+    for name, value in architecture.items():
+        assert torch.equal(value, torch.ones_like(value)) == name.endswith("beta"), name
+
+
+def test_a_penalty_makes_the_architecture_cheaper(settings: Settings, tmp_path: Path) -> None:
+    costs = {}
+    for weight in (0.0, 100.0):
+        changes = {"penalty": "macs", "penalty_weight": weight} if weight else {}
+        folder = run(settings, output=str(tmp_path / str(weight)), warmup_epochs=0, steps=8, lr=1e-2, **changes)
+        architecture = load_supernet(folder / SUPERNET_FILE).architecture
+        table = penalty_table(config_from_mapping(SearchConfig, {**settings, "penalty": "macs", "penalty_weight": 1.0}))
+        assert table is not None
+        costs[weight] = float(expected_cost(architecture, table).detach())
+    assert costs[100.0] < costs[0.0] - 0.05
+
+
+def test_validation_history_and_log(settings: Settings) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run(settings, validation=settings["data"][0])
+    history = read_history(folder / HISTORY)
+    assert all(record["validation_psnr"] > 5 for record in history)
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    logged = [event.value for event in events.Scalars("search/validation_psnr")]
+    assert logged == pytest.approx([record["validation_psnr"] for record in history], rel=1e-6)
+    assert json.loads((folder / "config.json").read_text())["channels"] == 4
+
+
+def test_collapse_can_stop_the_search(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modnas_fast.search.loop.collapse_warnings", lambda history: ["all layers are skipped"])
+    said: list[str] = []
+    search(config_from_mapping(SearchConfig, {**settings, "stop_on_collapse": True}), say=said.append)
+    assert "warning: all layers are skipped" in said
+    assert len(read_history(Path(settings["output"]) / HISTORY)) == 1
+
+
+def test_a_search_learns(settings: Settings) -> None:
+    folder = run(settings, stages=1, epochs=4, warmup_epochs=2, steps=25, lr=5e-3, validation=settings["data"][0])
+    history = read_history(folder / HISTORY)
+    assert history[-1]["validation_psnr"] > history[0]["validation_psnr"] + 0.5
+    assert history[-1]["alpha_entropy"] < history[1]["alpha_entropy"] - 1e-6
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"chanels": 4}, "did you mean 'channels'"),
+        ({"warmup_epochs": 9}, "between 0 and epochs"),
+        ({"model_guide": False, "stages": 2}, "set stages to 1"),
+        ({"backend": "fast"}, "choose from auto"),
+        ({"batch": 0}, "at least 1"),
+        ({"model_guide": "no"}, "true or false"),
+    ],
+)
+def test_bad_configurations(settings: Settings, changes: Settings, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        config_from_mapping(SearchConfig, {**settings, **changes})
+
+
+def test_command_line(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    assert main(["search", str(path), "epochs=1", "warmup_epochs=0"]) == 0
+    assert f"modnas-fast report {settings['output']}" in capsys.readouterr().err
+    assert main(["search", str(path), "epochs=1", "warmup_epochs=0", "lr=1"]) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_captured_step_equals_an_eager_one() -> None:
+    def trained(graphed: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        net = SuperNet(1, 8).cuda()
+        parameters = list(net.weight_parameters())
+        optimizer = torch.optim.Adam(parameters, lr=torch.tensor(1e-3, device="cuda"), fused=True)
+        eager = Step(net, parameters, optimizer, bf16=False, world=1)
+        step = GraphedStep(eager) if graphed else eager
+        for _ in range(8):
+            clean = torch.rand(2, 1, 32, 32, device="cuda")
+            step(clean + 0.1 * torch.randn_like(clean), clean)
+        return net.state_dict()
+
+    eager, graphed = trained(False), trained(True)
+    for name, value in eager.items():
+        torch.testing.assert_close(value, graphed[name], rtol=1e-4, atol=1e-5, msg=name)
