@@ -1,9 +1,10 @@
 # make demo   own virtual environment, install, denoise a noisy photo
-# make test   own virtual environment, install, run the tests
+# make test   own virtual environment, install, run the tests (JOBS=8 for more processes)
 # make lint   style and types
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
@@ -14,7 +15,7 @@ demo: $(VENV)/core.installed
 	$(BIN)/python examples/demo.py out
 
 test: $(VENV)/dev.installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .
