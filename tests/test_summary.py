@@ -220,8 +220,8 @@ def test_command_prints_the_table_and_a_row_for_each_stage_count(capsys: pytest.
     assert "DB2.1 12x12 skip -> input" in lines
     memory = f"{summarize(Genotype.load('modnas-b')).activation_bytes / 2**20:.2f} MiB"
     assert lines[-3] == f"1 417,714 0.4834 G 0.4852 G 231 (+-115) {memory}"
-    assert lines[-2].startswith("3 1,253,142 1.4501 G 1.4556 G 691 (+-345) ")
-    assert lines[-1].startswith("6 2,506,284 2.9003 G 2.9112 G 1381 (+-690) ")
+    assert lines[-2].startswith("3 1,253,142 1.4501 G 1.4556 G 679 (+-339) ")
+    assert lines[-1].startswith("6 2,506,284 2.9003 G 2.9112 G 1351 (+-675) ")
 
 
 def test_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
