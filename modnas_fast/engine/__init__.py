@@ -1,1 +1,1 @@
-"""Running trained networks: tiling, denoising, evaluation."""
+"""Running trained networks: tiling and denoising."""

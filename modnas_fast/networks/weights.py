@@ -67,26 +67,38 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     """
     name = os.fspath(name_or_path)
     tensors, metadata = read_safetensors(shipped_models().get(name, Path(name)))
-    if metadata.get("format") != _FORMAT:
-        raise WeightsError(f"{name}: not a modnas-fast weight file (its metadata lacks format={_FORMAT!r})")
-    if metadata.get("version") != _VERSION:
-        raise WeightsError(
-            f"{name}: weight file version {metadata.get('version')}; this release reads {_VERSION}: upgrade modnas-fast"
-        )
+    check_format(name, metadata, "weight file", _FORMAT, _VERSION)
     try:
-        net = DerivedNet(
-            Genotype.from_json(metadata["genotype"]), int(metadata["stages"]), int(metadata["channels_in"])
-        )
+        stages = int(metadata["stages"])
+        if stages > max(1, len(tensors)):  # no network that the file cannot fill
+            raise ValueError(f"{stages} stages in {len(tensors)} tensors")
+        net = DerivedNet(Genotype.from_json(metadata["genotype"]), stages, int(metadata["channels_in"]))
         if "degradation" in metadata:
             net.degradation = Degradation.from_mapping(json.loads(metadata["degradation"]))
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{name}: broken metadata: {error}") from None
-    _load_tensors(net, tensors, name)
+    check_tensors(name, net.state_dict(), tensors, "genotype")
+    net.load_state_dict(tensors)
     return net.to(device).eval()
 
 
-def _load_tensors(net: DerivedNet, tensors: Mapping[str, Tensor], name: str) -> None:
-    expected = net.state_dict()
+def check_format(name: str | os.PathLike[str], metadata: Mapping[str, str], what: str, form: str, version: str) -> None:
+    """Raise `WeightsError` unless the metadata of `name` say that it is a `what` of this format and version."""
+    if metadata.get("format") != form:
+        raise WeightsError(f"{name}: not a modnas-fast {what} (its metadata lacks format={form!r})")
+    if metadata.get("version") != version:
+        raise WeightsError(
+            f"{name}: {what} version {metadata.get('version')}; this release reads {version}: upgrade modnas-fast"
+        )
+
+
+def check_tensors(
+    name: str | os.PathLike[str], expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], described_by: str
+) -> None:
+    """Raise `WeightsError` unless `tensors` have the names and shapes of `expected`, and finite values.
+
+    `described_by` names what in the file asks for these tensors.
+    """
     problems = [f"{key} is missing" for key in expected.keys() - tensors.keys()]
     problems += [f"{key} is unknown" for key in tensors.keys() - expected.keys()]
     for key in expected.keys() & tensors.keys():
@@ -96,8 +108,7 @@ def _load_tensors(net: DerivedNet, tensors: Mapping[str, Tensor], name: str) -> 
             problems.append(f"{key} holds NaN or infinite values")
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise WeightsError(f"{name}: the tensors do not fit its genotype: {min(problems)}{more}")
-    net.load_state_dict(dict(tensors))
+        raise WeightsError(f"{name}: the tensors do not fit its {described_by}: {min(problems)}{more}")
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

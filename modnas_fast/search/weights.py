@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from modnas_fast.images.degradations import Degradation
-from modnas_fast.networks.weights import WeightsError, read_safetensors, write_safetensors
+from modnas_fast.networks.weights import WeightsError, check_format, check_tensors, read_safetensors, write_safetensors
 from modnas_fast.ops import check_backend
 from modnas_fast.search.supernet import SuperNet
 
@@ -63,12 +61,7 @@ def read_supernet(path: str | os.PathLike[str], backend: str = "auto") -> tuple[
         reason = "it is a folder" if source.is_dir() else "no such file"
         raise WeightsError(f"supernet {str(source)!r}: {reason}; give a {SUPERNET_FILE} that a search wrote")
     tensors, metadata = read_safetensors(source)
-    if metadata.get("format") != _FORMAT:
-        raise WeightsError(f"{source}: not a modnas-fast supernet (its metadata lacks format={_FORMAT!r})")
-    if metadata.get("version") != _VERSION:
-        raise WeightsError(
-            f"{source}: supernet version {metadata.get('version')}; this release reads {_VERSION}: upgrade modnas-fast"
-        )
+    check_format(source, metadata, "supernet", _FORMAT, _VERSION)
     try:
         stages, channels, channels_in = (int(metadata[key]) for key in ("stages", "channels", "channels_in"))
         if stages > len(tensors):
@@ -80,7 +73,7 @@ def read_supernet(path: str | os.PathLike[str], backend: str = "auto") -> tuple[
             net = SuperNet(stages, channels, channels_in, backend)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: sizes beyond 64 bits
         raise WeightsError(f"{source}: broken metadata: {error}") from None
-    _check_tensors(net.state_dict(), tensors, source)
+    check_tensors(source, net.state_dict(), tensors, "metadata")
     net.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)
     return net, degradation
 
@@ -88,16 +81,3 @@ def read_supernet(path: str | os.PathLike[str], backend: str = "auto") -> tuple[
 def supernet_channels(net: SuperNet) -> int:
     """C, the width of every layer."""
     return net.get_parameter("stages.0.stem.1.bias").numel()
-
-
-def _check_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: Path) -> None:
-    problems = [f"{key} is missing" for key in expected.keys() - tensors.keys()]
-    problems += [f"{key} is unknown" for key in tensors.keys() - expected.keys()]
-    for key in expected.keys() & tensors.keys():
-        if expected[key].shape != tensors[key].shape:
-            problems.append(f"{key} is {list(tensors[key].shape)}, not {list(expected[key].shape)}")
-        elif not torch.isfinite(tensors[key]).all():
-            problems.append(f"{key} holds NaN or infinite values")
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise WeightsError(f"{source}: the tensors do not fit its metadata: {min(problems)}{more}")

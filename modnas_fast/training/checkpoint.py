@@ -32,7 +32,6 @@ class TrainState:
     generator: torch.Generator
     step: int = 0
     elapsed: float = 0.0
-    best_psnr: float = float("-inf")
 
 
 def save_checkpoint(path: Path, state: TrainState, config: TrainConfig) -> None:
@@ -42,7 +41,7 @@ def save_checkpoint(path: Path, state: TrainState, config: TrainConfig) -> None:
     tensors["generator"] = state.generator.get_state()
     slots = optimizer_tensors(state.optimizer, state.net.named_parameters())
     tensors |= {f"optimizer.{name}": value for name, value in slots.items()}
-    scalars = {"step": state.step, "elapsed": state.elapsed, "best_psnr": state.best_psnr}
+    scalars = {"step": state.step, "elapsed": state.elapsed}
     write_safetensors(
         path, tensors, {"format": _FORMAT, "state": json.dumps(scalars), "config": config_to_json(config)}
     )
@@ -70,7 +69,7 @@ def load_checkpoint(path: Path, state: TrainState, config: TrainConfig) -> None:
             f"{path}: does not fit the network: restore the genotype file as it was, or choose another output"
         ) from None
     scalars = json.loads(metadata["state"])
-    state.step, state.elapsed, state.best_psnr = scalars["step"], scalars["elapsed"], scalars["best_psnr"]
+    state.step, state.elapsed = scalars["step"], scalars["elapsed"]
 
 
 def _restore(state: TrainState, tensors: dict[str, Tensor]) -> None:

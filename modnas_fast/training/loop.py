@@ -182,7 +182,6 @@ class _Run:
         images = EvaluationSet(self.config.validation, self.config.channels_in, self.config.degradation)
         level = self.config.levels[0]
         psnr, ssim = mean_scores(list(evaluate(average, images, self.config.degradation, level, self.processes.device)))
-        self.state.best_psnr = max(self.state.best_psnr, psnr)
         self.say(f"step {self.state.step}: {self.config.validation} {psnr:.3f} dB, SSIM {ssim:.4f}")
         if log is not None:
             log.add_scalar("validation/psnr", psnr, self.state.step)
