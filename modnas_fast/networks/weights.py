@@ -69,10 +69,9 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     tensors, metadata = read_safetensors(shipped_models().get(name, Path(name)))
     check_format(name, metadata, "weight file", _FORMAT, _VERSION)
     try:
-        stages = int(metadata["stages"])
-        if stages > max(1, len(tensors)):  # no network that the file cannot fill
-            raise ValueError(f"{stages} stages in {len(tensors)} tensors")
-        net = DerivedNet(Genotype.from_json(metadata["genotype"]), stages, int(metadata["channels_in"]))
+        net = DerivedNet(
+            Genotype.from_json(metadata["genotype"]), int(metadata["stages"]), int(metadata["channels_in"])
+        )
         if "degradation" in metadata:
             net.degradation = Degradation.from_mapping(json.loads(metadata["degradation"]))
     except (KeyError, TypeError, ValueError) as error:
