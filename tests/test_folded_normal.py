@@ -60,6 +60,35 @@ def test_parity_in_bfloat16() -> None:
     assert_parity(candidate, reference, x, *layer, reduction=1, tolerance=0.12, reason=reason)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_wider_layer_computes_wider_and_keeps_what_x_is(autocast: bool) -> None:
+    """bfloat16 in, out and kept; between them float32, autocast or not: the only errors are x's and y's rounding."""
+    torch.manual_seed(0)
+    layer = random_layer(8, torch.float32)
+    x = torch.randn(2, 8, 12, 9).bfloat16().requires_grad_()
+    dtypes: list[torch.dtype] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        dtypes.append(tensor.dtype)
+        return tensor
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            y = folded_normal(x, layer)
+        (dx, dpoint) = torch.autograd.grad(y.float().square().sum(), (x, layer.sep5_pointwise2))
+    assert (y.dtype, dx.dtype, dpoint.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    assert dtypes.count(torch.bfloat16) == 2
+    exact_x = x.detach().double().requires_grad_()
+    exact_layer = FoldedNormal(*(tensor.detach().double().requires_grad_() for tensor in layer))
+    exact = folded_normal_ref(exact_x, exact_layer)
+    rounded = exact.detach().bfloat16().double()
+    exact_dx, exact_dpoint = torch.autograd.grad(exact, (exact_x, exact_layer.sep5_pointwise2), 2 * rounded)
+    unit_roundoff = 2**-8
+    assert (y - exact).abs().max() <= 1.01 * unit_roundoff * exact.abs().max()
+    assert (dx - exact_dx).norm() <= 2 * unit_roundoff * exact_dx.norm()
+    assert (dpoint - exact_dpoint).norm() <= 2 * unit_roundoff * exact_dpoint.norm()
+
+
 def test_gradcheck() -> None:
     torch.manual_seed(0)
     layer = random_layer(2, torch.float64)

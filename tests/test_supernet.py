@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import PRIMITIVES, Block, Genotype, Layer, Skip
 from modnas_fast.networks import DerivedNet
-from modnas_fast.ops import use_backend
+from modnas_fast.ops import precision, use_backend
 from modnas_fast.search import SuperNet
 from tests.cases import random_genotype
 from tests.parity import assert_parity
@@ -131,7 +131,9 @@ def test_folded_equals_reference_after_one_adam_step() -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_bfloat16_autocast() -> None:
+@pytest.mark.parametrize("fast", [True, False], ids=["fast bfloat16", "slow bfloat16"])
+def test_bfloat16_autocast(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_is_faster", lambda dtype: fast)
     for net in pair(torch.float32, stages=2, channels=8):
         net.to(memory_format=torch.channels_last)
         y = image(2, 1, 24, 16, dtype=torch.float32)

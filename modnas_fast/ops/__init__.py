@@ -3,10 +3,12 @@
 from modnas_fast.ops._backend import BACKENDS, check_backend, explain_backend, select_backend, use_backend
 from modnas_fast.ops.fold import fold_down, fold_normal, fold_up
 from modnas_fast.ops.folded_normal import folded_normal
+from modnas_fast.ops.precision import convolution_dtype
 
 __all__ = [
     "BACKENDS",
     "check_backend",
+    "convolution_dtype",
     "explain_backend",
     "fold_down",
     "fold_normal",

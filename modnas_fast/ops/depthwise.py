@@ -59,8 +59,12 @@ def _dweight_by_tiles(x: Tensor, dy: Tensor, kernel: int, dilation: int) -> Tens
     pixels = N * rows * columns
 
     def grid(image: Tensor) -> Tensor:
-        flat = image.new_zeros(slack + pixels + slack, C)
+        flat = image.new_empty(slack + pixels + slack, C)
         inside = flat[slack : slack + pixels].view(N, rows, columns, C)
+        for border in (flat[:slack], flat[slack + pixels :], inside[:, :dilation], inside[:, dilation + H :]):
+            border.zero_()
+        inside[:, dilation : dilation + H, :dilation] = 0
+        inside[:, dilation : dilation + H, dilation + W :] = 0
         inside[:, dilation : dilation + H, dilation : dilation + W] = image.permute(0, 2, 3, 1)
         return flat
 

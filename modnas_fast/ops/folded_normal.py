@@ -22,13 +22,14 @@ def folded_normal(x: Tensor, layer: FoldedNormal) -> Tensor:
     """What a folded normal layer makes of its input; see `folded_normal_ref` for the equation.
 
     Args:
-        x: [N, C, H, W], cast to the layer's dtype.
-        layer: one layer of a fold, all of one dtype.
+        x: [N, C, H, W]; its dtype is that of the result and of what is kept for the backward pass.
+        layer: one layer of a fold, all of one dtype, in which it is computed: x's, or a wider one.
 
     Returns:
-        [N, C, H, W] in the layer's dtype; differentiable once, in x and every tensor of `layer`.
+        [N, C, H, W] in x's dtype; differentiable once, in x and every tensor of `layer`.
     """
-    y = FoldedNormalFunction.apply(x.to(layer.dense.dtype), *layer)  # type: ignore[no-untyped-call]
+    with torch.autocast(x.device.type, enabled=False):  # the layer's dtype is the choice
+        y = FoldedNormalFunction.apply(x, *layer)  # type: ignore[no-untyped-call]
     return cast("Tensor", y)
 
 
@@ -38,40 +39,28 @@ class FoldedNormalFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *tensors: Tensor) -> Tensor:
         w = FoldedNormal(*tensors)
-        r = F.relu(x)
+        wide_x = x.to(w.dense.dtype)
+        r = F.relu(wide_x)
         y = F.conv2d(r, w.dense, w.bias, padding=2)
-        y += F.conv2d(x, w.shortcut)
+        y += F.conv2d(wide_x, w.shortcut)
         residual = F.conv2d(r, w.residual_in, w.residual_in_bias, padding=1).relu_()
         y += F.conv2d(residual, w.residual_out, padding=1)
         y += F.conv2d(depthwise(r, w.dil5_depthwise, dilation=2), w.dil5_pointwise)
         for sep in (w.sep3, w.sep5):
             middle = F.conv2d(depthwise(r, sep.depthwise1), sep.pointwise1, sep.bias1).relu_()
             y += F.conv2d(depthwise(middle, sep.depthwise2), sep.pointwise2)
-        ctx.save_for_backward(x, residual, *tensors)
-        return y
+        ctx.save_for_backward(x, residual.to(x.dtype), *tensors)
+        return y.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, residual, *tensors = ctx.saved_tensors
+        saved_x, saved_residual, *tensors = ctx.saved_tensors
         w = FoldedNormal(*tensors)
-        r = F.relu(x)
         back = _Backward(w, ctx.needs_input_grad[1:])
-        dr = back.conv("dense", dy, r, bias="bias")
-        dx = back.conv("shortcut", dy, x)
-        d_residual = back.conv("residual_out", dy, residual)
-        dr += back.conv("residual_in", _relu_backward(d_residual, residual), r, bias="residual_in_bias")
-        d_dilated = back.conv("dil5_pointwise", dy, depthwise(r, w.dil5_depthwise, dilation=2))
-        dr += back.depthwise("dil5_depthwise", d_dilated, r, dilation=2)
-        for name, sep in (("sep3", w.sep3), ("sep5", w.sep5)):
-            first = depthwise(r, sep.depthwise1)
-            middle = F.conv2d(first, sep.pointwise1, sep.bias1).relu_()
-            d = back.conv(f"{name}_pointwise2", dy, depthwise(middle, sep.depthwise2))
-            d = _relu_backward(back.depthwise(f"{name}_depthwise2", d, middle), middle)
-            d = back.conv(f"{name}_pointwise1", d, first, bias=f"{name}_bias1")
-            dr += back.depthwise(f"{name}_depthwise1", d, r)
-        dx += _relu_backward(dr, r)
-        return dx, *(back.gradients.get(field) for field in FoldedNormal._fields)
+        with torch.autocast(dy.device.type, enabled=False):
+            dx = back.layer(*(tensor.to(w.dense.dtype) for tensor in (saved_x, saved_residual, dy)))
+        return dx.to(saved_x.dtype), *(back.gradients.get(field) for field in FoldedNormal._fields)
 
 
 class _Backward:
@@ -81,6 +70,25 @@ class _Backward:
         self.w = w
         self.needed = dict(zip(FoldedNormal._fields, needed, strict=True))
         self.gradients: dict[str, Tensor] = {}
+
+    def layer(self, x: Tensor, residual: Tensor, dy: Tensor) -> Tensor:
+        """Of the whole layer."""
+        w, r = self.w, F.relu(x)
+        dr = self.conv("dense", dy, r, bias="bias")
+        dx = self.conv("shortcut", dy, x)
+        d_residual = self.conv("residual_out", dy, residual)
+        dr += self.conv("residual_in", _relu_backward(d_residual, residual), r, bias="residual_in_bias")
+        d_dilated = self.conv("dil5_pointwise", dy, depthwise(r, w.dil5_depthwise, dilation=2))
+        dr += self.depthwise("dil5_depthwise", d_dilated, r, dilation=2)
+        for name, sep in (("sep3", w.sep3), ("sep5", w.sep5)):
+            first = depthwise(r, sep.depthwise1)
+            middle = F.conv2d(first, sep.pointwise1, sep.bias1).relu_()
+            d = self.conv(f"{name}_pointwise2", dy, depthwise(middle, sep.depthwise2))
+            d = _relu_backward(self.depthwise(f"{name}_depthwise2", d, middle), middle)
+            d = self.conv(f"{name}_pointwise1", d, first, bias=f"{name}_bias1")
+            dr += self.depthwise(f"{name}_depthwise1", d, r)
+        dx += _relu_backward(dr, r)
+        return dx
 
     def conv(self, name: str, dy: Tensor, x: Tensor, bias: str = "") -> Tensor:
         """Of a same-size convolution."""

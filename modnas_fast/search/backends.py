@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modnas_fast.genotype import LAYERS_PER_BLOCK
 from modnas_fast.layers import MixedOp, stack_parameters
-from modnas_fast.ops import fold_down, fold_normal, fold_up, folded_normal
+from modnas_fast.ops import convolution_dtype, fold_down, fold_normal, fold_up, folded_normal
 from modnas_fast.reference import dense_aggregate_ref, folded_down_ref, folded_up_ref, mixed_op_ref
 from modnas_fast.reference.fold import FoldedDown, FoldedNormal, FoldedUp
 from modnas_fast.search.architecture import Architecture, MixtureParameters, NormalLayerParameters
@@ -54,12 +54,16 @@ def _reference_resample(candidates: MixedOp, raw: MixtureParameters, x: Tensor) 
 def folded_functions(stages: Sequence[SuperStage], architecture: Architecture) -> list[list[BlockFunctions]]:
     """All layers of a kind, of all stages, folded in one batch; then a few convolutions a layer.
 
-    Folding runs in the parameters' precision, the layers in autocast's where there is one.
+    Folding runs in the parameters' precision. Under autocast, activations have its dtype, and normal layers are
+    computed in it or, where that is faster, in float32.
     """
-    device = stages[0].delta.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else stages[0].delta.dtype
+    device = stages[0].delta.device
+    dtype = computed = stages[0].delta.dtype
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+        computed = convolution_dtype(dtype, device)
     blocks, raw = [block for stage in stages for block in stage.blocks()], list(architecture.blocks())
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(device.type, enabled=False):
         # p of normal layer ℓ in all B blocks, [B, ℓ + 1]
         gammas = zip(*([layer.gamma for layer in block.normal_layers()] for block in raw), strict=True)
         depth = [torch.stack(gamma).softmax(1) for gamma in gammas]
@@ -80,12 +84,12 @@ def folded_functions(stages: Sequence[SuperStage], architecture: Architecture) -
             stack_parameters(block.up for block in blocks if block.up is not None),
             _gates(block.up for block in raw if block.up is not None).repeat(shared, 1, 1),
         )
-        normals, downs, ups = iter(_layers(normal, dtype)), iter(_layers(down, dtype)), iter(_layers(up, dtype))
+        normals, downs, ups = iter(_layers(normal, computed)), iter(_layers(down, dtype)), iter(_layers(up, dtype))
     functions: list[list[BlockFunctions]] = []
     for stage in stages:
         functions.append([])
         for b, block in enumerate(stage.blocks()):
-            layers = [partial(_folded_normal, next(normals), older[i][b]) for i in range(LAYERS_PER_BLOCK)]
+            layers = [partial(_folded_normal, next(normals), dtype, older[i][b]) for i in range(LAYERS_PER_BLOCK)]
             resample: Callable[[Tensor], Tensor] | None = None
             if block.down is not None:
                 resample = partial(folded_down_ref, layer=next(downs))
@@ -95,9 +99,9 @@ def folded_functions(stages: Sequence[SuperStage], architecture: Architecture) -
     return functions
 
 
-def _folded_normal(layer: FoldedNormal, older: Tensor, history: Sequence[Tensor]) -> Tensor:
-    """L^ℓ; `older` holds p₀ … p_{ℓ−2}."""
-    y = folded_normal(history[-1], layer)
+def _folded_normal(layer: FoldedNormal, dtype: torch.dtype, older: Tensor, history: Sequence[Tensor]) -> Tensor:
+    """L^ℓ in `dtype`; `older` holds p₀ … p_{ℓ−2}."""
+    y = folded_normal(history[-1].to(dtype), layer)
     for weight, feature in zip(older.unbind(), history, strict=False):
         y = torch.addcmul(y, feature, weight)
     return y
