@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from modnas_fast.runs.config import ConfigError, config_from_mapping, config_to_json, load_config
+from modnas_fast.search.config import SearchConfig
 from modnas_fast.training import TrainConfig
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 SOUND = {"output": "out", "data": ["a"], "steps": 5}
 
 
@@ -123,3 +127,20 @@ def test_unreadable_config(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(bytes(range(128, 256)))
     with pytest.raises(ConfigError, match=r"binary.yaml: not a text file"):
         load_config(TrainConfig, tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_examples_load(path):
+    kind = SearchConfig if path.stem.startswith("search-") else TrainConfig
+    assert load_config(kind, path).output.startswith("runs/")
+
+
+def test_the_ablations_differ_from_the_paper_in_what_they_name():
+    def settings(stem):
+        return asdict(load_config(SearchConfig, EXAMPLES / f"search-{stem}.yaml")).items() - paper
+
+    paper = asdict(load_config(SearchConfig, EXAMPLES / "search-modnas.yaml")).items()
+    assert dict(settings("common-nas")) == {"output": "runs/search-common-nas", "stages": 1, "model_guide": False}
+    assert dict(settings("fixed-width")) == {"output": "runs/search-fixed-width", "channels": 64, "width_search": False}
+    assert dict(settings("skip-candidates")) == {"output": "runs/search-skip-candidates", "depth_search": "skip"}
+    assert dict(settings("stages")) == {"output": "runs/search-t7", "stages": 7}

@@ -12,7 +12,7 @@ from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import PRIMITIVES, Block, Layer, Skip
 from modnas_fast.layers import build_operation
 from modnas_fast.networks.summary import summarize
-from modnas_fast.search.architecture import Architecture
+from modnas_fast.search.architecture import DEPTH_SEARCHES, Architecture
 from modnas_fast.search.cost import count_table, expected_cost, kept_share, stage_cost
 from modnas_fast.search.derive import derive
 from tests.cases import SKIP_PATTERNS
@@ -35,10 +35,10 @@ def random_architecture(seed, spread=1.0):
     return architecture
 
 
-def decided_architecture(seed):
+def decided_architecture(seed, depth_search="dense"):
     """One-hot ω and p, and of every operation's gates 2, 4, … equal ones among zeros."""
     random = np.random.default_rng(seed)
-    architecture = Architecture(CHANNELS).double()
+    architecture = Architecture(CHANNELS, depth_search).double()
     with torch.no_grad():
         for name, raw in architecture.named_parameters():
             if name.endswith("beta"):
@@ -54,12 +54,13 @@ def derived_macs(architecture):
     return summarize(derive(architecture, multiple=1).genotype).macs
 
 
+@pytest.mark.parametrize("depth_search", DEPTH_SEARCHES)
 @pytest.mark.parametrize("channels_in", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_decided_architecture_costs_what_its_network_does(kind, channels_in):
+def test_a_decided_architecture_costs_what_its_network_does(kind, channels_in, depth_search):
     table = count_table(kind, CHANNELS, channels_in, size=16)
     for seed in range(4):
-        architecture = decided_architecture(seed)
+        architecture = decided_architecture(seed, depth_search)
         genotype = derive(architecture, keep=1.0, multiple=2).genotype
         count = getattr(summarize(genotype, 1, channels_in, 16, 16), kind)
         cost = stage_cost(architecture, table).item()

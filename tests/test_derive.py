@@ -192,6 +192,46 @@ def test_everything_skipped():
     assert summarize(genotype).parameters > 0  # it builds
 
 
+@pytest.mark.parametrize(
+    ("alpha", "op"),
+    [
+        ([0.0] * 8, "conv_3x3"),  # a tie keeps the layer
+        ([0, 0, 0, 0, 0, 0, 1, 1], "res_block_3x3"),
+        ([0, 0, 0, 0, 0, 0, 1, 1.01], "skip"),  # although all operations together have more
+        ([2, 2, 2, 2, 2, 2.5, 2, 2.4], "dil_conv_5x5"),
+    ],
+)
+def test_skip_candidates(alpha, op):
+    """The largest of eight: the skip is chosen as any other candidate is, and is L^{ℓ−1} then."""
+    architecture = Architecture(8, "skip")
+    with torch.no_grad():
+        for layer in architecture.mixtures("normal"):
+            layer.alpha.copy_(torch.tensor(alpha))
+    derivation = derive(architecture)
+    for block in (*derivation.genotype.encoder, *derivation.genotype.decoder):
+        for depth, layer in enumerate(block.layers, 1):
+            assert layer == (Skip(depth - 1) if op == "skip" else Layer(op, 8))
+    decision = derivation.decisions["EB2.3"]
+    assert decision.op == op
+    assert decision.alpha_weights == pytest.approx(np.exp(alpha) / np.exp(alpha).sum(), rel=1e-6)
+    assert decision.gamma_weights == ()
+    keys = {"op", "source", "alpha_weights"} if op == "skip" else {"op", "channels", "alpha_weights", "kept", "share"}
+    assert decision.to_dict().keys() == keys
+    assert Genotype.from_json(derivation.genotype.to_json()) == derivation.genotype
+
+
+def test_a_supernet_file_knows_how_depth_was_searched(tmp_path):
+    net = SuperNet(1, 4, depth_search="skip")
+    save_supernet(tmp_path / "net.safetensors", net)
+    again = load_supernet(tmp_path / "net.safetensors")
+    assert again.architecture.depth_search == "skip"
+    assert again.state_dict().keys() == net.state_dict().keys()
+    tensors, metadata = read_safetensors(tmp_path / "net.safetensors")
+    write_safetensors(tmp_path / "net.safetensors", tensors, metadata | {"depth_search": "sideways"})
+    with pytest.raises(WeightsError, match="choose dense or skip"):
+        load_supernet(tmp_path / "net.safetensors")
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_random_architectures_by_numpy(seed, dtype):
@@ -332,7 +372,7 @@ def test_supernet_round_trip_is_bit_exact(tmp_path, stages, channels_in):
     y = torch.rand(1, channels_in, 9, 8)
     assert torch.equal(load_supernet(path)(y), net(y))
     metadata = read_safetensors(path)[1]
-    assert set(metadata) == {"format", "version", "stages", "channels", "channels_in", "degradation"}
+    assert set(metadata) == {"format", "version", "stages", "channels", "channels_in", "depth_search", "degradation"}
     save_supernet(path, net.double())
     assert read_supernet(path)[1] is None
     assert load_supernet(path).get_parameter("stages.0.delta").dtype == torch.float32

@@ -19,7 +19,7 @@ from modnas_fast import ModnasError
 from modnas_fast.cli import main
 from modnas_fast.search.history import append_record
 from modnas_fast.search.report import write_report
-from tests.search_histories import LAYERS, healthy_history
+from tests.search_histories import LAYERS, healthy_history, softmax
 
 CONFIG = {"output": "runs/a", "data": ["data/train"], "epochs": 60, "warmup_epochs": 4, "stages": 2, "lr": 1e-3}
 CURVES = ["PSNR of the supernet", "How decided the search is", "Size of the derived network"]
@@ -172,6 +172,7 @@ def test_warnings_stand_at_the_top(tmp_path: Path) -> None:
     records = healthy_history(12, warmup=4)
     for record in records[8:]:
         record["skipped_layers"] = 18 / 21
+        record["gamma"] = {name: softmax([1.0, *[0.0] * (len(p) - 1)]) for name, p in record["gamma"].items()}
         record["train_psnr"] = math.nan
         record["validation_psnr"] = None
     page = Page(_reported(write_run(tmp_path / "sick", records)))

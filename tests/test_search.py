@@ -21,6 +21,7 @@ from modnas_fast.cli import main
 from modnas_fast.errors import ModnasError
 from modnas_fast.networks.weights import read_safetensors
 from modnas_fast.runs.config import ConfigError, config_from_mapping
+from modnas_fast.runs.processes import processes
 from modnas_fast.search import checkpoint as checkpoint_module
 from modnas_fast.search.config import SearchConfig
 from modnas_fast.search.cost import expected_cost
@@ -291,11 +292,36 @@ def test_validation_history_and_log(settings: Settings) -> None:
 
 
 def test_collapse_can_stop_the_search(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modnas_fast.search.loop.collapse_warnings", lambda history: ["all layers are skipped"])
+    monkeypatch.setattr(
+        "modnas_fast.search.loop.collapse_warnings", lambda history: {"skips": "all layers are skipped"}
+    )
     said: list[str] = []
     search(config_from_mapping(SearchConfig, {**settings, "stop_on_collapse": True}), say=said.append)
     assert "warning: all layers are skipped" in said
     assert len(read_history(Path(settings["output"]) / HISTORY)) == 1
+
+
+def test_a_warning_is_said_once_while_it_holds(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {2: {"skips": "skips at 2"}, 3: {"skips": "skips at 3", "psnr": "drop at 3"}, 5: {"skips": "skips at 5"}}
+    monkeypatch.setattr("modnas_fast.search.loop.collapse_warnings", lambda history: seen.get(len(history), {}))
+    said: list[str] = []
+    search(config_from_mapping(SearchConfig, {**settings, "epochs": 5, "steps": 1}), say=said.append)
+    warned = [line for line in said if line.startswith("warning")]
+    assert warned == ["warning: skips at 2", "warning: drop at 3", "warning: skips at 5"]
+
+
+def test_progress_counts_the_work_left(settings: Settings) -> None:
+    """An alternating epoch has two steps for a warm-up epoch's one; a resumed search goes by its own pace alone."""
+    config = config_from_mapping(SearchConfig, {**settings, "epochs": 4, "warmup_epochs": 2, "steps": 2})
+    with processes("cpu") as here:
+        run = _Search(config, here, lambda line: None)
+        run.started = time.perf_counter() - 8
+        run.state.counters.step = 4
+        share, psnr, left = run._progress(30.0)
+        assert (share, psnr) == (4 / 12, 30.0)
+        assert left == pytest.approx(16, rel=0.01)
+        run.work_at_start = 3
+        assert run._progress(30.0)[2] == pytest.approx(64, rel=0.01)
 
 
 def test_a_search_learns(settings: Settings) -> None:
@@ -314,6 +340,7 @@ def test_a_search_learns(settings: Settings) -> None:
         ({"backend": "fast"}, "choose from auto"),
         ({"batch": 0}, "at least 1"),
         ({"model_guide": "no"}, "true or false"),
+        ({"depth_search": "none"}, "choose dense or skip"),
     ],
 )
 def test_bad_configurations(settings: Settings, changes: Settings, says: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def lively(net: SuperNet, seed: int = 0) -> SuperNet:
     return net
 
 
-def pair(dtype: torch.dtype = torch.float64, **sizes: int) -> tuple[SuperNet, SuperNet]:
+def pair(dtype: torch.dtype = torch.float64, **sizes: Any) -> tuple[SuperNet, SuperNet]:
     """The same network on `folded` and on `reference`."""
     reference = lively(SuperNet(backend="reference", **sizes)).to(dtype)
     folded = SuperNet(backend="folded", **sizes).to(dtype)
@@ -98,13 +99,55 @@ def inherit(net: SuperNet, genotype: Genotype) -> DerivedNet:
         ({"stages": 2, "channels": 4}, (2, 1, 19, 13)),
         ({"stages": 1, "channels": 5, "channels_in": 3}, (1, 3, 16, 8)),
         ({"stages": 1, "channels": 8}, (1, 1, 9, 24)),
+        ({"stages": 2, "channels": 4, "depth_search": "skip"}, (2, 1, 16, 9)),
     ],
 )
-def test_folded_equals_reference_in_every_parameter(sizes: dict[str, int], shape: tuple[int, ...]) -> None:
+def test_folded_equals_reference_in_every_parameter(sizes: dict[str, Any], shape: tuple[int, ...]) -> None:
     reason = "1e-12 is asked for; 1e-14 is usual"
     report = assert_parity(*pair(**sizes), image(*shape).requires_grad_(), reduction=1, tolerance=1e-12, reason=reason)
     assert len(report.rows) == 2 + len(list(SuperNet(**sizes).parameters()))
     assert not [row.name for row in report.rows if row.note], "a gradient that is exactly zero shows nothing"
+
+
+def test_a_skip_candidate_is_one_more_candidate_that_weighs_its_input() -> None:
+    """Softmax over eight, the identity among them, against the α and γ weights that stand for it."""
+    net = lively(SuperNet(1, 4, depth_search="skip")).double()
+    assert not [name for name, _ in net.named_parameters() if name.endswith("gamma")]
+    for block in net.architecture.blocks():
+        for depth, layer in enumerate(block.normal_layers(), 1):
+            share, omega, p = layer.alpha.softmax(0), layer.alpha_weights, layer.gamma_weights
+            assert omega.shape == (7,)
+            assert p.shape == (depth + 1,)
+            torch.testing.assert_close(omega * p[-1], share[:7], rtol=1e-12, atol=0)
+            torch.testing.assert_close(p[-2], share[7], rtol=1e-12, atol=0)
+            assert not p[:-2].any()
+    for row, layers in zip(
+        net.architecture.gamma_weights(),
+        zip(*(b.normal_layers() for b in net.architecture.blocks()), strict=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(row, torch.stack([layer.gamma_weights for layer in layers]))
+
+
+@pytest.mark.parametrize("backend", ["reference", "folded"])
+def test_skip_candidates_everywhere_leave_what_resampling_makes(backend: str) -> None:
+    net = lively(SuperNet(1, 4, backend=backend, depth_search="skip")).double()
+    with torch.no_grad():
+        for raw in net.architecture.mixtures("normal"):
+            raw.alpha[7] = EVERYWHERE
+    y = image(1, 1, 16, 8)
+    before = net(y)
+    with torch.no_grad():
+        for block in net.stages[0].blocks():
+            for layer in block.normal_layers():
+                for parameter in layer.parameters():
+                    parameter.add_(1)
+    assert torch.equal(net(y), before)
+
+
+def test_depth_is_searched_densely_or_by_skips() -> None:
+    with pytest.raises(ModnasError, match="choose dense or skip"):
+        SuperNet(1, 4, depth_search="none")
 
 
 def test_folded_equals_reference_in_float32() -> None:

@@ -23,8 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(SearchConfig, arguments.config, arguments.overrides)
     progress = ProgressLine()
 
-    def report(epoch: int, share: float, decibel: float) -> None:
-        progress.update(share, f"epoch {epoch} {decibel:.2f} dB")
+    def report(epoch: int, share: float, decibel: float, seconds_left: float) -> None:
+        progress.update(share, f"epoch {epoch} {decibel:.2f} dB", seconds_left)
 
     try:
         folder = search(config, report, progress.say)

@@ -6,7 +6,7 @@ blocks. It runs once a forward pass, so work that all layers share, such as fold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -43,8 +43,11 @@ def reference_functions(stages: Sequence[SuperStage], architecture: Architecture
 
 
 def _reference_normal(candidates: MixedOp, raw: NormalLayerParameters, history: Sequence[Tensor]) -> Tensor:
-    z = mixed_op_ref(candidates(history[-1]), raw.alpha, raw.beta)
-    return dense_aggregate_ref(history, z, raw.gamma)
+    results = candidates(history[-1])
+    if raw.gamma is not None:
+        return dense_aggregate_ref(history, mixed_op_ref(results, raw.alpha, raw.beta), raw.gamma)
+    open_gate = torch.ones_like(raw.beta[:1])
+    return mixed_op_ref([*results, history[-1].to(results[0].dtype)], raw.alpha, torch.cat((raw.beta, open_gate)))
 
 
 def _reference_resample(candidates: MixedOp, raw: MixtureParameters, x: Tensor) -> Tensor:
@@ -62,14 +65,12 @@ def folded_functions(stages: Sequence[SuperStage], architecture: Architecture) -
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
         computed = convolution_dtype(dtype, device)
-    blocks, raw = [block for stage in stages for block in stage.blocks()], list(architecture.blocks())
+    blocks = [block for stage in stages for block in stage.blocks()]
     with torch.autocast(device.type, enabled=False):
-        # p of normal layer ℓ in all B blocks, [B, ℓ + 1]
-        gammas = zip(*([layer.gamma for layer in block.normal_layers()] for block in raw), strict=True)
-        depth = [torch.stack(gamma).softmax(1) for gamma in gammas]
+        depth = architecture.gamma_weights()  # [B, ℓ + 1]
         own, carry = (torch.stack([p[:, i] for p in depth], dim=1).flatten() for i in (-1, -2))  # [3·B]
         older = [p[:, :-2].to(dtype) for p in depth]
-        gates = _gates(layer for block in raw for layer in block.normal_layers()) * own[:, None, None]
+        gates = _gates(architecture, "normal") * own[:, None, None]
         shared = len(stages)
         normal = fold_normal(
             stack_parameters(layer for block in blocks for layer in block.normal_layers()),
@@ -78,11 +79,11 @@ def folded_functions(stages: Sequence[SuperStage], architecture: Architecture) -
         )
         down = fold_down(
             stack_parameters(block.down for block in blocks if block.down is not None),
-            _gates(block.down for block in raw if block.down is not None).repeat(shared, 1, 1),
+            _gates(architecture, "down").repeat(shared, 1, 1),
         )
         up = fold_up(
             stack_parameters(block.up for block in blocks if block.up is not None),
-            _gates(block.up for block in raw if block.up is not None).repeat(shared, 1, 1),
+            _gates(architecture, "up").repeat(shared, 1, 1),
         )
         normals, downs, ups = iter(_layers(normal, computed)), iter(_layers(down, dtype)), iter(_layers(up, dtype))
     functions: list[list[BlockFunctions]] = []
@@ -107,11 +108,9 @@ def _folded_normal(layer: FoldedNormal, dtype: torch.dtype, older: Tensor, histo
     return y
 
 
-def _gates(layers: Iterable[MixtureParameters]) -> Tensor:
-    """ω·β of M layers of one kind, [M, K, C]."""
-    layers = list(layers)
-    alpha_weights = torch.stack([layer.alpha for layer in layers]).softmax(1)
-    return alpha_weights[:, :, None] * torch.stack([layer.beta for layer in layers])
+def _gates(architecture: Architecture, kind: str) -> Tensor:
+    """ω·β of all M layers of a kind, [M, K, C]."""
+    return architecture.alpha_weights(kind)[:, :, None] * architecture.beta(kind)
 
 
 def _layers(folded: _Folded, dtype: torch.dtype) -> list[_Folded]:

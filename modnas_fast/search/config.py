@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from modnas_fast.images.degradations import Degradation
 from modnas_fast.ops import check_backend
 from modnas_fast.runs.config import require
+from modnas_fast.search.architecture import DEPTH_SEARCHES
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class SearchConfig:
         device: "auto", "cpu" or "cuda".
         model_guide: false for the common-NAS ablation (Fig. 3): δ is held at 0, so that x = f(y); with stages = 1.
         width_search: false for the fixed-width ablation (Table 1): β is held at 1.
+        depth_search: "dense" (γ, Eq. 11), or "skip" for the ablation (Fig. 4): one more candidate instead of γ.
         penalty: what an A-step also minimises (beyond the paper): "macs", "parameters", "latency", or "" for nothing.
             Its MSE gets `penalty_weight` times the architecture's expected cost (`search.cost`), which starts at 1.
         penalty_weight: positive with a penalty. A good denoiser's MSE at σ = 25 is about 1e-3 (images in [0, 1]), so
@@ -63,6 +65,7 @@ class SearchConfig:
     device: str = "auto"
     model_guide: bool = True
     width_search: bool = True
+    depth_search: str = "dense"
     penalty: str = ""
     penalty_weight: float = 0.0
     latency_table: str = ""
@@ -80,6 +83,7 @@ class SearchConfig:
         require(self, self.device in ("auto", "cpu", "cuda"), "device", "choose auto, cpu or cuda")
         require(self, 0 < self.lr_final <= self.lr, "lr_final", "it must be positive and at most lr")
         check_backend(self.backend)
+        require(self, self.depth_search in DEPTH_SEARCHES, "depth_search", f"choose {' or '.join(DEPTH_SEARCHES)}")
         guided = self.model_guide or self.stages == 1
         require(self, guided, "stages", "without model guide there is one stage; set stages to 1")
         self._check_penalty()

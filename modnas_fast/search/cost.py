@@ -29,7 +29,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import ENCODER_BLOCKS, LAYERS_PER_BLOCK, PRIMITIVES
-from modnas_fast.search.architecture import Architecture, MixtureParameters
+from modnas_fast.search.architecture import Architecture
 from modnas_fast.search.parts import LEVELS, PARTS, Part
 
 _COUNT_WIDTHS = (8, 24, 48)  # enough for exact laws at any width
@@ -145,6 +145,8 @@ def fit_table(points: Iterable[CostPoint], channels: int, channels_in: int, unit
 def expected_cost(architecture: Architecture, table: CostTable) -> Tensor:
     """The module's cost(A) over that of the initial architecture (all ω, p and β equal), so that it starts at 1.
 
+    With skip candidates it starts above 1: fewer layers are skipped then.
+
     Computed in float64 by about 700 operations on tiny tensors, backward included, without synchronising: it may stand
     in a CUDA graph.
 
@@ -167,15 +169,9 @@ def expected_cost(architecture: Architecture, table: CostTable) -> Tensor:
 
 def stage_cost(architecture: Architecture, table: CostTable) -> Tensor:
     """The module's cost(A) in the table's unit, a float64 scalar; for `expected_cost`'s arguments."""
-    blocks = list(architecture.blocks())
-    normal = _mixtures(cast(MixtureParameters, layer) for block in blocks for layer in block.layers)
-    down = _mixtures(block.down for block in blocks if block.down is not None)
-    up = _mixtures(block.up for block in blocks if block.up is not None)
-    depth = [
-        torch.stack([block.get_parameter(f"layers.{i}.gamma") for block in blocks]).double().softmax(1)  # [7, ℓ + 1]
-        for i in range(LAYERS_PER_BLOCK)
-    ]
-    own = normal.mean.view(len(blocks), LAYERS_PER_BLOCK)
+    normal, down, up = (_mixtures(architecture, kind) for kind in ("normal", "down", "up"))
+    depth = architecture.gamma_weights(torch.float64)  # [7, ℓ + 1]
+    own = normal.mean.view(-1, LAYERS_PER_BLOCK)
     # EB1-EB3 and DB1 read the stem or one resampled width; DB2-DB4 wait for the encoder features.
     split = ENCODER_BLOCKS + 1
     first = torch.cat((down.mean.new_full((1,), table.channels), down.mean))
@@ -228,11 +224,9 @@ class _Mixtures(NamedTuple):
         return (self.omega * _law(laws, channels_in[:, None], self.width)).sum(1)
 
 
-def _mixtures(layers: Iterable[MixtureParameters]) -> _Mixtures:
-    layers = list(layers)
-    beta = torch.stack([layer.beta for layer in layers]).double()
-    omega = torch.stack([layer.alpha for layer in layers]).double().softmax(1)
-    return _Mixtures(omega, beta.shape[-1] * kept_share(beta))
+def _mixtures(architecture: Architecture, kind: str) -> _Mixtures:
+    beta = architecture.beta(kind).double()
+    return _Mixtures(architecture.alpha_weights(kind, torch.float64), beta.shape[-1] * kept_share(beta))
 
 
 def _chain(first: Tensor, depth: Sequence[Tensor], own: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Ties and degenerate values all have one outcome, the same on every machine:
 | case | outcome |
 |---|---|
 | equal p | the deepest: the layer's own z before any skip, then the later of two sources |
-| equal ω | the first in `PRIMITIVES` |
+| equal ω | the first in `PRIMITIVES`, the skip candidate last |
 | equal |β| | the lower channel index |
 | every β of the operation 0 | any channels hold the asked share, so the fewest allowed, and share = 1 |
 | `keep` = 0 | the fewest allowed: one channel at least |
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import accumulate
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -33,12 +33,13 @@ from modnas_fast.search.architecture import Architecture, BlockParameters, Mixtu
 
 @dataclass(frozen=True)
 class LayerDecision:
-    """What was chosen for one layer, and by which numbers. Of a skipped layer, only `gamma_weights` and `source` count.
+    """What was chosen for one layer, and by which numbers. A skipped layer has no `kept` and no `share`.
 
     Attributes:
-        gamma_weights: p of L⁰ … L^{ℓ−1}, then of the layer's own z; empty of a down- or up-sampling layer.
+        gamma_weights: p of L⁰ … L^{ℓ−1}, then of the layer's own z; empty of a down- or up-sampling layer, and where
+            depth was searched by skip candidates.
         source: of a skipped layer, the L that it is an alias of; otherwise None.
-        alpha_weights: ω in the order of `PRIMITIVES`.
+        alpha_weights: ω in the order of `PRIMITIVES`, then the skip candidate's if there is one; empty where γ skips.
         op: the chosen operation; "skip" of a skipped layer.
         kept: the channels kept of C, ascending; their number is the layer's width M.
         share: Σ|β| of the kept channels / Σ|β| of all.
@@ -53,10 +54,9 @@ class LayerDecision:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that count, as JSON types, and the width as `channels`."""
-        if self.op == "skip":
-            return {"op": self.op, "source": self.source, "gamma_weights": self.gamma_weights}
         entries = {"op": self.op, "channels": len(self.kept), **asdict(self)}
-        return {key: value for key, value in entries.items() if value not in (None, ())}
+        left_out = ("channels", "share") if self.op == "skip" else ()
+        return {key: value for key, value in entries.items() if value not in (None, ()) and key not in left_out}
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def derive(architecture: Architecture, keep: float = 0.9, multiple: int = 8, nam
     """Choose depth, operation and width of every layer, in this order.
 
         γ: z stays where argmaxᵢ pᵢ = ℓ; otherwise the layer is an alias of L^argmax, and has neither of the others
+           (in a search with skip candidates: where the skip has the largest ω, the layer is an alias of L^{ℓ−1})
         α: ô = argmaxₒ ωₒ                                                                                 (Eq. 9)
         β: the M̂ channels of largest |β| of ô, M̂ the least multiple of `multiple` with
            Σ_{i≤M̂} |βᵢ| ≥ `keep`·Σ_{j≤C} |βⱼ|                                                           (Eq. 10)
@@ -115,7 +116,7 @@ class _Chooser:
     def block(self, name: str, raw: BlockParameters) -> Block:
         for index, layer in enumerate(raw.layers, 1):
             _require_finite(f"{name}.{index}", layer)
-        layers = [self._normal(f"{name}.{i}", cast(NormalLayerParameters, p)) for i, p in enumerate(raw.layers, 1)]
+        layers = [self._normal(f"{name}.{i}", layer) for i, layer in enumerate(raw.normal_layers(), 1)]
         resample = None
         if raw.resample is not None:
             kind = "up" if raw.down is None else "down"
@@ -124,6 +125,12 @@ class _Chooser:
         return Block(tuple(layers), resample)
 
     def _normal(self, name: str, raw: NormalLayerParameters) -> Layer | Skip:
+        if raw.gamma is None:
+            omega = _softmax(_numbers(raw.alpha))
+            if omega[-1] <= max(omega[:-1]):
+                return self._mixture(name, "normal", raw, ())
+            self.decisions[name] = LayerDecision(source=raw.depth - 1, alpha_weights=omega)
+            return Skip(raw.depth - 1)
         p = _softmax(_numbers(raw.gamma))
         deepest = max(reversed(range(len(p))), key=p.__getitem__)
         if deepest == len(p) - 1:
@@ -133,7 +140,7 @@ class _Chooser:
 
     def _mixture(self, name: str, kind: str, raw: MixtureParameters, p: tuple[float, ...]) -> Layer:
         omega = _softmax(_numbers(raw.alpha))
-        best = max(range(len(omega)), key=omega.__getitem__)
+        best = max(range(len(PRIMITIVES[kind])), key=omega.__getitem__)
         kept, share = _strongest(_numbers(raw.beta[best]), self._keep, self._multiple)
         self.decisions[name] = LayerDecision(p, None, omega, PRIMITIVES[kind][best], kept, share)
         return Layer(PRIMITIVES[kind][best], len(kept))

@@ -5,8 +5,8 @@
 | `epoch`, `phase` | from 1; "weights" (W alone is trained) or "alternate" (W and A in turn) |
 | `train_psnr`, `validation_psnr` | of the supernet, dB; validation is null where the epoch had none |
 | `seconds`, `rate` | the epoch's duration and learning rate |
-| `alpha` | layer → ω = softmax(α), in the order of `PRIMITIVES`; layers are named "EB1.1", "EB1 down", "DB1 up", … |
-| `gamma` | normal layer ℓ → p = softmax(γ) over L⁰ … L^{ℓ−1} and its own mixture |
+| `alpha` | layer → ω (`alpha_weights`), as `PRIMITIVES` has them; layers are named "EB1.1", "EB1 down", "DB1 up", … |
+| `gamma` | normal layer ℓ → p (`gamma_weights`) of L⁰ … L^{ℓ−1} and its own mixture |
 | `beta` | histogram (Fig. 2a) of β, of each layer's operation with the largest ω: `edges`, `counts`, `operations` |
 | `alpha_entropy` | mean over layers of −Σ ω ln ω / ln K: 1 is undecided, 0 decided |
 | `skipped_layers` | share of the 21 normal layers that the network derived now does without |
@@ -19,6 +19,7 @@ null. NaN and Infinity stand in the file as such, as Python's json writes and re
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -71,8 +72,10 @@ def epoch_record(
     """
     if epoch < 1 or phase not in PHASES:
         raise ModnasError(f"epoch {epoch} of phase {phase!r}: epochs count from 1, and phases are {', '.join(PHASES)}")
-    layers = dict(_layers(architecture))
-    alpha = {name: _softmax(layer.alpha) for name, layer in layers.items()}
+    with torch.no_grad():
+        layers = dict(_layers(copy.deepcopy(architecture).to("cpu", torch.float64)))
+        alpha = {name: layer.alpha_weights for name, layer in layers.items()}
+        gamma = {n: layer.gamma_weights for n, layer in layers.items() if isinstance(layer, NormalLayerParameters)}
     record = {
         "epoch": epoch,
         "phase": phase,
@@ -81,11 +84,7 @@ def epoch_record(
         "seconds": seconds,
         "rate": rate,
         "alpha": {name: _rounded(weights) for name, weights in alpha.items()},
-        "gamma": {
-            name: _rounded(_softmax(layer.gamma))
-            for name, layer in layers.items()
-            if isinstance(layer, NormalLayerParameters)
-        },
+        "gamma": {name: _rounded(weights) for name, weights in gamma.items()},
         "alpha_entropy": sum(map(_entropy, alpha.values())) / len(alpha),
         **dict.fromkeys(("beta", "skipped_layers", "genotype", "parameters", "macs", "macs_with_bias")),
     }
@@ -147,16 +146,10 @@ def _layers(architecture: Architecture) -> Iterator[tuple[str, MixtureParameters
     """Every layer with its name, in the order in which they run."""
     names = [f"EB{n + 1}" for n in range(ENCODER_BLOCKS)] + [f"DB{n + 1}" for n in range(DECODER_BLOCKS)]
     for name, block in zip(names, architecture.blocks(), strict=True):
-        for position, layer in enumerate(block.layers, 1):
-            assert isinstance(layer, NormalLayerParameters)
-            yield f"{name}.{position}", layer
+        for layer in block.normal_layers():
+            yield f"{name}.{layer.depth}", layer
         if block.resample is not None:
             yield f"{name} {'up' if block.down is None else 'down'}", block.resample
-
-
-def _softmax(raw: Tensor) -> Tensor:
-    """In float64 on the CPU, whatever `raw` is."""
-    return raw.detach().double().cpu().softmax(0)
 
 
 def _rounded(weights: Tensor) -> list[float]:
@@ -169,8 +162,8 @@ def _entropy(weights: Tensor) -> float:
 
 
 def _beta_histogram(layers: Mapping[str, MixtureParameters]) -> dict[str, Any]:
-    chosen = {name: int(layer.alpha.argmax()) for name, layer in layers.items()}
-    values = torch.cat([layer.beta[chosen[name]] for name, layer in layers.items()]).detach().double().cpu().numpy()
+    chosen = {name: int(layer.alpha_weights.argmax()) for name, layer in layers.items()}
+    values = torch.cat([layer.beta[chosen[name]] for name, layer in layers.items()]).detach().numpy()
     width = _BIN_WIDTH
     while np.ptp(np.floor(values / width)) >= _MOST_BINS:
         width *= 2

@@ -37,8 +37,8 @@ HISTORY = "history.jsonl"
 _NO_GUIDE = -1e4  # a logit whose sigmoid is 0, exactly
 _MOST_ROLLBACKS = 5
 
-# Called about twice a second: epoch, share of all epochs done, training PSNR of the epoch so far in dB.
-Report = Callable[[int, float, float], None]
+# Called about twice a second: epoch, share of the work done, training PSNR of the epoch so far in dB, seconds left.
+Report = Callable[[int, float, float, float], None]
 
 
 def search(config: SearchConfig, report: Report | None = None, say: Callable[[str], None] = print) -> Path:
@@ -73,7 +73,7 @@ class _Search:
         if config.batch % here.world:
             raise ModnasError(f"batch is {config.batch}; it must be a multiple of the {here.world} processes")
         self.config, self.processes, self.say = config, here, say
-        self.folder = Path(config.output)
+        self.folder, self.warned = Path(config.output), set[str]()
         halves = split_in_halves(read_clean_images(config.data, config.channels_in, config.degradation), config.seed)
         self.samplers = {
             key: PairSampler(half, config.patch, config.degradation, config.levels, here.device, config.seed + index)
@@ -102,6 +102,7 @@ class _Search:
         found = load_search(self.folder, self.state, config)
         if found:
             say(f"going on from {found} at step {self.state.counters.step}")
+        self.started, self.work_at_start = time.perf_counter(), self._work(self.state.counters.step)
         size = sum(parameter.numel() for parameter in self.net.parameters())
         say(
             f"{size:,} parameters; {' + '.join(str(s.clean.image_count) for s in self.samplers.values())} images; "
@@ -143,7 +144,7 @@ class _Search:
             due = bool(self.processes.agree(float(now - saved > config.checkpoint_every)))
             if report is not None and now - reported > 0.5:
                 done = counters.step - epoch * self.steps
-                report(epoch + 1, counters.step / (config.epochs * self.steps), decibel(float(loss_sum) / done))
+                report(epoch + 1, *self._progress(decibel(float(loss_sum) / done)))
                 reported = now
             if finished or stopping or due:
                 counters.epoch_loss = float(loss_sum)
@@ -154,6 +155,16 @@ class _Search:
                     return finished
                 self._save()
                 saved = clock = time.perf_counter()
+
+    def _progress(self, psnr: float) -> tuple[float, float, float]:
+        """Share of the work done, `psnr`, and seconds left at the rate of this process so far."""
+        done, total = self._work(self.state.counters.step), self._work(self.config.epochs * self.steps)
+        elapsed = time.perf_counter() - self.started
+        return done / total, psnr, elapsed * (total - done) / max(done - self.work_at_start, 1)
+
+    def _work(self, step: int) -> int:
+        """W- and A-steps that `step` pairs take, the warm-up's without A."""
+        return step + max(0, step - self.config.warmup_epochs * self.steps)
 
     def _step_both(self, epoch: int) -> torch.Tensor:
         """A W-step and, after the warm-up, an A-step; the W-step's loss on this process's share."""
@@ -208,12 +219,17 @@ class _Search:
             )
             append_record(self.folder / HISTORY, record)
             self._report_epoch(log, record)
-            warnings = collapse_warnings(read_history(self.folder / HISTORY))
-            for warning in warnings:
-                self.say(f"warning: {warning}")
-            warned = bool(warnings)
+            warned = self._warn()
         self._save()
         return bool(self.processes.agree(float(warned)))
+
+    def _warn(self) -> bool:
+        """Say what the collapse monitor sees and did not see an epoch before; whether it sees anything."""
+        warnings = collapse_warnings(read_history(self.folder / HISTORY))
+        for kind in warnings.keys() - self.warned:
+            self.say(f"warning: {warnings[kind]}")
+        self.warned = set(warnings)
+        return bool(warnings)
 
     def _report_epoch(self, log: Any, record: dict[str, Any]) -> None:
         validation = "" if record["validation_psnr"] is None else f", validation {record['validation_psnr']:.3f} dB"
@@ -253,7 +269,7 @@ def split_in_halves(images: list[Any], seed: int) -> tuple[list[Any], list[Any]]
 
 
 def _build_supernet(config: SearchConfig) -> SuperNet:
-    net = SuperNet(config.stages, config.channels, config.channels_in, config.backend)
+    net = SuperNet(config.stages, config.channels, config.channels_in, config.backend, config.depth_search)
     if not config.model_guide:
         with torch.no_grad():
             for stage in net.stages:

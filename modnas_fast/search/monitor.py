@@ -21,6 +21,7 @@ from modnas_fast.search.history import NORMAL_LAYERS, layer_kind
 
 Record = Mapping[str, Any]
 
+_TINY = 1e-6  # the records round to six digits
 _CHEAP = tuple(op for op in PRIMITIVES["normal"] if op.startswith(("sep_conv", "dil_conv")))
 
 
@@ -34,6 +35,9 @@ class Thresholds:
             epochs (Fig. 3, blue), the collapsing one's by several dB (orange).
         skipped: share of the normal layers that the derived network does without. The published networks skip 7 and 6
             of 21; beyond two thirds a block keeps less than one of its three layers on average.
+        skip_lead: ln of the weight that a skipped layer's source has over the layer's own, on average over those
+            layers: below it, skips are ties that the first steps happened to break. Adam at rate 1e-3 takes 100 steps
+            in one direction for 0.1.
         entropy_drop, entropy_epochs: fall of the mean α entropy (1 to 0) over so many epochs. At the paper's 167
             A-steps an epoch and rate 1e-3, Adam moves an α by 0.17 an epoch at most: a mean fall of 0.4 in 5 epochs
             takes every layer racing at that limit in one direction, as trained operations do not. With many more steps
@@ -45,33 +49,35 @@ class Thresholds:
     patience: int = 3
     psnr_drop: float = 1.0
     skipped: float = 2 / 3
+    skip_lead: float = 0.1
     entropy_drop: float = 0.4
     entropy_epochs: int = 5
     uniform: float = 0.9
     uniform_weight: float = 2 / 7
 
 
-def collapse_warnings(history: Sequence[Record], thresholds: Thresholds | None = None) -> list[str]:
-    """What is wrong with a search, the gravest first; nothing where it looks healthy.
+def collapse_warnings(history: Sequence[Record], thresholds: Thresholds | None = None) -> dict[str, str]:
+    """What is wrong with a search, by kind, the gravest first; nothing where it looks healthy.
 
     Args:
         history: `read_history`'s records.
         thresholds: None for the defaults.
 
     Returns:
-        One line each: what is seen, the figure, since which epoch, and what to do.
+        Of "values", "psnr", "skips", "entropy" and "uniform" those found, each with a line: what is seen, the figure,
+        since which epoch, and what to do.
     """
     limits = thresholds or Thresholds()
     # In the weights phase α and γ stand where they started: neither decided nor collapsed.
     alternate = [record for record in history if record["phase"] == "alternate"]
-    found = (
-        _not_finite(history),
-        _psnr_drop(history, limits),
-        _skipped_layers(alternate, limits),
-        _entropy_drop(alternate, limits),
-        _cheap_everywhere(alternate, limits),
-    )
-    return [warning for warning in found if warning]
+    found = {
+        "values": _not_finite(history),
+        "psnr": _psnr_drop(history, limits),
+        "skips": _skipped_layers(alternate, limits),
+        "entropy": _entropy_drop(alternate, limits),
+        "uniform": _cheap_everywhere(alternate, limits),
+    }
+    return {kind: warning for kind, warning in found.items() if warning}
 
 
 def _not_finite(history: Sequence[Record]) -> str | None:
@@ -120,9 +126,11 @@ def _psnr(record: Record) -> float:
 
 
 def _skipped_layers(alternate: Sequence[Record], limits: Thresholds) -> str | None:
-    shallow = _streak(
-        alternate, lambda record: record["skipped_layers"] is not None and record["skipped_layers"] > limits.skipped
-    )
+    def is_shallow(record: Record) -> bool:
+        share = record["skipped_layers"]
+        return share is not None and share > limits.skipped and _skip_lead(record) >= limits.skip_lead
+
+    shallow = _streak(alternate, is_shallow)
     if len(shallow) < limits.patience:
         return None
     share, since = shallow[-1]["skipped_layers"], shallow[0]["epoch"]
@@ -131,6 +139,18 @@ def _skipped_layers(alternate: Sequence[Record], limits: Thresholds) -> str | No
         f"normal layers ({share:.0%}; since epoch {since} more than {limits.skipped:.0%}). γ goes to what is there "
         "before the layers are trained: search again with more warmup_epochs or a lower lr."
     )
+
+
+def _skip_lead(record: Record) -> float:
+    """Mean, over the skipped layers, of ln(weight of the source / weight of what the layer would be)."""
+    # No softmax of γ is exactly 0 at L⁰: then the skip is a candidate, whose rival is the layer's leading operation.
+    skippable = any(p[0] == 0 for p in record["gamma"].values())
+    leads = []
+    for name, p in record["gamma"].items():
+        own = p[-1] * max(record["alpha"][name]) if skippable else p[-1]
+        if max(p[:-1]) > own:
+            leads.append(math.log(max(p[:-1]) / max(own, _TINY)))
+    return sum(leads) / len(leads) if leads else 0.0
 
 
 def _entropy_drop(alternate: Sequence[Record], limits: Thresholds) -> str | None:

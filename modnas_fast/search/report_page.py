@@ -124,7 +124,7 @@ def _warnings_box(run: Run, prefix: str = "") -> str:
     if not found:
         blind = "" if run.series("validation_psnr")[0] else " Without validation it does not watch the PSNR."
         return f'<p class="box good">{escape(prefix)}The collapse monitor sees nothing wrong.{blind}</p>'
-    items = "".join(f"<li>{escape(warning)}</li>" for warning in found)
+    items = "".join(f"<li>{escape(warning)}</li>" for warning in found.values())
     return f'<div class="box bad" role="alert"><strong>{escape(prefix)}Collapse monitor</strong><ul>{items}</ul></div>'
 
 

@@ -30,12 +30,20 @@ class SuperNet(nn.Module):
         channels: C ≥ 1, the width of every layer.
         channels_in: 1 for gray, 3 for RGB.
         backend: "auto", "reference", "folded" or "fused"; see `explain_backend`.
+        depth_search: "dense", or "skip" for the ablation without γ; see `search.architecture`.
 
     Raises:
-        ModnasError: a size below 1, or an unknown backend.
+        ModnasError: a size below 1, or an unknown backend or `depth_search`.
     """
 
-    def __init__(self, stages: int = 2, channels: int = 48, channels_in: int = 1, backend: str = "auto") -> None:
+    def __init__(
+        self,
+        stages: int = 2,
+        channels: int = 48,
+        channels_in: int = 1,
+        backend: str = "auto",
+        depth_search: str = "dense",
+    ) -> None:
         super().__init__()
         for name, value in (("stages", stages), ("channels", channels), ("channels_in", channels_in)):
             if value < 1:
@@ -43,7 +51,7 @@ class SuperNet(nn.Module):
         self.backend = check_backend(backend)
         self.channels_in = channels_in
         self.stages = nn.ModuleList(SuperStage(channels, channels_in) for _ in range(stages))
-        self.architecture = Architecture(channels)
+        self.architecture = Architecture(channels, depth_search)
 
     def weight_parameters(self) -> Iterator[nn.Parameter]:
         """W: the stages' weights, δ among them; what the training half of the data trains."""

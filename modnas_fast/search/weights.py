@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from modnas_fast.errors import ModnasError
 from modnas_fast.images.degradations import Degradation
 from modnas_fast.networks.weights import WeightsError, check_format, check_tensors, read_safetensors, write_safetensors
 from modnas_fast.ops import check_backend
@@ -33,6 +34,7 @@ def save_supernet(path: str | os.PathLike[str], net: SuperNet, degradation: Degr
         "stages": str(len(net.stages)),
         "channels": str(supernet_channels(net)),
         "channels_in": str(net.channels_in),
+        "depth_search": net.architecture.depth_search,
     }
     if degradation is not None:
         metadata["degradation"] = degradation.to_json()
@@ -70,8 +72,8 @@ def read_supernet(path: str | os.PathLike[str], backend: str = "auto") -> tuple[
         if "degradation" in metadata:
             degradation = Degradation.from_mapping(json.loads(metadata["degradation"]))
         with torch.device("meta"):  # neither memory nor random numbers: the file brings every value
-            net = SuperNet(stages, channels, channels_in, backend)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: sizes beyond 64 bits
+            net = SuperNet(stages, channels, channels_in, backend, metadata.get("depth_search", "dense"))
+    except (KeyError, TypeError, ValueError, RuntimeError, ModnasError) as error:  # RuntimeError: sizes beyond 64 bits
         raise WeightsError(f"{source}: broken metadata: {error}") from None
     check_tensors(source, net.state_dict(), tensors, "metadata")
     net.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)
