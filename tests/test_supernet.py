@@ -121,12 +121,9 @@ def test_a_skip_candidate_is_one_more_candidate_that_weighs_its_input() -> None:
             torch.testing.assert_close(omega * p[-1], share[:7], rtol=1e-12, atol=0)
             torch.testing.assert_close(p[-2], share[7], rtol=1e-12, atol=0)
             assert not p[:-2].any()
-    for row, layers in zip(
-        net.architecture.gamma_weights(),
-        zip(*(b.normal_layers() for b in net.architecture.blocks()), strict=True),
-        strict=True,
-    ):
-        torch.testing.assert_close(row, torch.stack([layer.gamma_weights for layer in layers]))
+    for depth, rows in enumerate(net.architecture.gamma_weights()):
+        for row, block in zip(rows, net.architecture.blocks(), strict=True):
+            torch.testing.assert_close(row, list(block.normal_layers())[depth].gamma_weights)
 
 
 @pytest.mark.parametrize("backend", ["reference", "folded"])
