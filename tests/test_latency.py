@@ -18,7 +18,9 @@ from modnas_fast.search import profiling
 from modnas_fast.search.architecture import Architecture
 from modnas_fast.search.config import SearchConfig
 from modnas_fast.search.cost import expected_cost
+from modnas_fast.search.history import append_record
 from modnas_fast.search.latency import (
+    LATENCY_FILE,
     LatencyError,
     LatencyTable,
     NetworkTime,
@@ -29,7 +31,9 @@ from modnas_fast.search.latency import (
 )
 from modnas_fast.search.parts import LEVELS, PARTS
 from modnas_fast.search.profiling import profile, profiled_widths
+from modnas_fast.search.report import write_report
 from tests.cases import random_genotype
+from tests.search_histories import healthy_history
 
 SETTINGS = Settings("a machine", "cpu", 1, "2.11", "2026-01-01T00:00:00+00:00", 48, 1, 48, 9)
 
@@ -294,3 +298,28 @@ def test_penalty_tables(table, tmp_path):
 def test_penalty_configuration(changes, message):
     with pytest.raises(ConfigError, match=message):
         search(**changes)
+
+
+def test_the_report_shows_predictions_beside_what_was_measured(tmp_path, table):
+    networks = (NetworkTime("modnas-b", 9.0, 10.0, 8.0, 7.5, 8.8), NetworkTime("random <1>", 9.0, 9.0, 10.0, 9.5, 11.0))
+    table = replace(table, validation=networks)
+    records = healthy_history(6, warmup=2)
+    for name, config in (("run", {"stages": 2}), ("empty", {})):
+        (tmp_path / name).mkdir()
+        table.save(tmp_path / name / LATENCY_FILE)
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    for record in records:
+        append_record(tmp_path / "run" / "history.jsonl", record)
+    write_report([tmp_path / "run"], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    predicted = predict_latency(Genotype.load("modnas-b"), table, 2)
+    assert f"T = 2: <strong>{predicted:.3g} ms</strong> predicted" in page
+    assert "a machine (cpu, 1 threads, torch 2.11) for one stage and a 48×48 image, 2026-01-01" in page
+    assert "err by 17.5% on average" in page
+    assert "<td>10.000</td><td>8.000 <small>7.500–8.800</small></td><td>+25.0%</td>" in page
+    assert "random &lt;1&gt;" in page
+    write_report([tmp_path / "empty"], tmp_path / "empty.html")
+    assert "Predicted and measured latency" in (tmp_path / "empty.html").read_text(encoding="utf-8")
+    replace(table, validation=()).save(tmp_path / "run" / LATENCY_FILE)
+    write_report([tmp_path / "run"], tmp_path / "report.html")
+    assert "No whole network was measured" in (tmp_path / "report.html").read_text(encoding="utf-8")

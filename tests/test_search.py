@@ -26,11 +26,12 @@ from modnas_fast.search import checkpoint as checkpoint_module
 from modnas_fast.search.config import SearchConfig
 from modnas_fast.search.cost import expected_cost
 from modnas_fast.search.history import read_history
-from modnas_fast.search.latency import penalty_table
+from modnas_fast.search.latency import LATENCY_FILE, LatencyTable, penalty_table
 from modnas_fast.search.loop import HISTORY, _Search, search, split_in_halves
 from modnas_fast.search.steps import GraphedStep, Step
 from modnas_fast.search.supernet import SuperNet
 from modnas_fast.search.weights import SUPERNET_FILE, load_supernet
+from tests.test_latency import law, table_of
 
 Settings = dict[str, Any]
 
@@ -276,6 +277,16 @@ def test_a_penalty_makes_the_architecture_cheaper(settings: Settings, tmp_path: 
         assert table is not None
         costs[weight] = float(expected_cost(architecture, table).detach())
     assert costs[100.0] < costs[0.0] - 0.05
+
+
+def test_a_latency_penalty_leaves_its_table_with_the_run(settings: Settings, tmp_path: Path) -> None:
+    table = table_of(law)
+    table.save(tmp_path / "table.json")
+    of_latency = {"latency_table": str(tmp_path / "table.json"), "epochs": 1, "warmup_epochs": 0}
+    folder = run(settings, penalty="latency", penalty_weight=1e-3, **of_latency)
+    assert LatencyTable.load(folder / LATENCY_FILE) == table
+    with pytest.raises(ModnasError, match="ends at 48 channels"):
+        run(settings, channels=56, output=str(tmp_path / "wide"), **of_latency)
 
 
 def test_validation_history_and_log(settings: Settings) -> None:

@@ -39,7 +39,8 @@ class SearchConfig:
             Its MSE gets `penalty_weight` times the architecture's expected cost (`search.cost`), which starts at 1.
         penalty_weight: positive with a penalty. A good denoiser's MSE at σ = 25 is about 1e-3 (images in [0, 1]), so
             that a weight of 1e-5 asks little and 1e-3 much.
-        latency_table: for the latency penalty, the file that `modnas-fast profile-ops` wrote on the target device.
+        latency_table: for the latency penalty, the file that `modnas-fast profile-ops` wrote on the target device. With
+            another penalty or none it goes into the report alone.
     """
 
     output: str

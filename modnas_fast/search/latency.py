@@ -39,6 +39,8 @@ from modnas_fast.search.config import SearchConfig
 from modnas_fast.search.cost import CostPoint, CostTable, count_table, fit_table, stage_cost
 from modnas_fast.search.parts import PARTS, Part
 
+LATENCY_FILE = "latency.json"  # a run folder's copy of the table that its penalty is computed from
+
 _FORMAT = "modnas_fast.latency"
 _VERSION = 1
 _Entry = TypeVar("_Entry")

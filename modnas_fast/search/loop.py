@@ -26,7 +26,7 @@ from modnas_fast.search.checkpoint import Counters, SearchState, load_search, sa
 from modnas_fast.search.config import SearchConfig
 from modnas_fast.search.cost import expected_cost
 from modnas_fast.search.history import append_record, epoch_record, read_history, truncate_history
-from modnas_fast.search.latency import penalty_table
+from modnas_fast.search.latency import LATENCY_FILE, LatencyTable, penalty_table
 from modnas_fast.search.monitor import collapse_warnings
 from modnas_fast.search.steps import GraphedStep, Penalty, Step
 from modnas_fast.search.supernet import SuperNet
@@ -115,6 +115,10 @@ class _Search:
         log = None
         if self.processes.first:
             write_atomically(self.folder / "config.json", config_to_json(config))
+            if config.latency_table:
+                table = LatencyTable.load(config.latency_table)
+                table.require_width(config.channels)
+                table.save(self.folder / LATENCY_FILE)
             truncate_history(self.folder / HISTORY, counters.step // self.steps + 1)
             log = tensorboard(self.folder, counters.step // self.steps)
         with stop_signals() as stopped, log or nullcontext():

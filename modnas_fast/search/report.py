@@ -11,6 +11,7 @@ from typing import Any
 from modnas_fast.atomic import write_atomically
 from modnas_fast.errors import ModnasError
 from modnas_fast.search.history import read_history
+from modnas_fast.search.latency import LATENCY_FILE, LatencyTable
 from modnas_fast.search.report_figures import Run
 from modnas_fast.search.report_page import GENERATOR, render_report
 
@@ -39,7 +40,8 @@ def _load_run(folder: Path) -> Run:
     history, config = folder / "history.jsonl", folder / "config.json"
     if not history.exists() and not config.exists():
         raise ModnasError(f"{folder}: not a search's run folder; it has neither {history.name} nor {config.name}")
-    return Run(folder.resolve().name, read_history(history), _read_config(config) if config.exists() else {})
+    latency = LatencyTable.load(folder / LATENCY_FILE) if (folder / LATENCY_FILE).exists() else None
+    return Run(folder.resolve().name, read_history(history), _read_config(config) if config.exists() else {}, latency)
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

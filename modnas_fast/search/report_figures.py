@@ -14,6 +14,7 @@ from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import Genotype
 from modnas_fast.networks.plot import plot_genotype
 from modnas_fast.search.history import PHASES
+from modnas_fast.search.latency import LatencyTable
 from modnas_fast.search.monitor import Thresholds
 
 if TYPE_CHECKING:
@@ -63,11 +64,12 @@ _STYLE = _SETTINGS | {
 
 @dataclass(frozen=True)
 class Run:
-    """One search: its name, `read_history`'s records, and its configuration (empty where there is none)."""
+    """One search: its name, `read_history`'s records, its configuration (empty where there is none), its latencies."""
 
     name: str
     history: Sequence[Mapping[str, Any]]
     config: Mapping[str, Any]
+    latency: LatencyTable | None = None
 
     def series(self, key: str, phases: Sequence[str] = PHASES) -> tuple[list[int], list[float]]:
         """Epochs of some phases, and a figure of theirs, where it is there."""

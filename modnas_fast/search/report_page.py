@@ -15,11 +15,20 @@ from modnas_fast.genotype import Genotype
 from modnas_fast.search.history import NORMAL_LAYERS
 from modnas_fast.search.monitor import collapse_warnings
 from modnas_fast.search.report_figures import Run, cost_chart, decision_chart, network_drawing, psnr_chart
+from modnas_fast.search.report_latency import latency_section
 from modnas_fast.search.report_maps import alpha_map, alpha_table, beta_chart, gamma_map
 from modnas_fast.search.report_style import STYLE
 
 GENERATOR = '<meta name="generator" content="modnas-fast report">'
 _NONE = "–"
+_BY_GAMMA = (
+    "Layer ℓ is Σ p·L over its block’s input L0, the layers before it, and its own mixture. Where another row than "
+    "“own” is the darkest at the end, the derived network skips the layer."
+)
+_BY_SKIPS = (
+    "Layer ℓ is the skip candidate’s weight times the layer before it, plus all operations together (“own”). The "
+    "derived network skips the layer where the skip’s weight exceeds every single operation’s."
+)
 
 
 def render_report(runs: Sequence[Run]) -> str:
@@ -110,6 +119,7 @@ def _add_run(page: _Page, run: Run, level: int) -> None:
     page.add(_configuration(run))
     if run.history:
         _add_curves(page, [run], level + 1)
+    page.add(latency_section(run, level + 1))
     if run.moving:
         _add_choices(page, run, level + 1)
     elif run.history:
@@ -220,13 +230,8 @@ def _add_choices(page: _Page, run: Run, level: int) -> None:
         "Weights ω = softmax(α), the largest of a layer in bold. Layers in grey are not in the derived network.",
         level,
     )
-    page.figure(
-        "Depth over the epochs",
-        gamma_map(run),
-        "Layer ℓ is Σ p·L over its block’s input L0, the layers before it, and its own mixture. Where another row than "
-        "“own” is the darkest at the end, the derived network skips the layer.",
-        level,
-    )
+    by_skips = run.config.get("depth_search") == "skip"
+    page.figure("Depth over the epochs", gamma_map(run), _BY_SKIPS if by_skips else _BY_GAMMA, level)
     if any(record["beta"] is not None for record in run.history):
         page.figure(
             "Width: distribution of β",
