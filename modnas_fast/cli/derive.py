@@ -1,7 +1,8 @@
 """Derive a network from a searched supernet: depth by gamma, operations by alpha, widths by beta.
 
 The genotype file also holds the numbers that decided each choice. --inherit slices the supernet's weights, beta in
-them, into the derived network: a start for training that one can run at once.
+them, into the derived network: a start for training that one can run at once. Several runs, of searches that differ in
+their seed, are averaged.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a search's run folder, or a supernet.safetensors")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a search's run folder, or a supernet.safetensors")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the genotype: .json")
     parser.add_argument("--keep", type=float, default=0.9, metavar="SHARE", help="share of sum |beta| to keep (0.9)")
     parser.add_argument("--multiple", type=int, default=8, metavar="N", help="widths are multiples of N (8)")
@@ -31,16 +32,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from modnas_fast.networks.summary import summarize
     from modnas_fast.networks.weights import save_weights
+    from modnas_fast.search.average import average_architectures
     from modnas_fast.search.derive import derive
     from modnas_fast.search.inherit import inherit_weights
     from modnas_fast.search.weights import SUPERNET_FILE, read_supernet
 
-    given = Path(arguments.run).resolve()
-    source, name = (given / SUPERNET_FILE, given.name) if given.is_dir() else (Path(arguments.run), given.stem)
+    sources = [Path(run) / SUPERNET_FILE if Path(run).is_dir() else Path(run) for run in arguments.runs]
     output, weights = Path(arguments.output), Path(arguments.inherit) if arguments.inherit else None
-    _check_outputs([output] if weights is None else [output, weights], source, arguments.overwrite)
-    supernet, degradation = read_supernet(source)
-    derivation = derive(supernet.architecture, arguments.keep, arguments.multiple, name)
+    if weights is not None and len(sources) > 1:
+        raise ModnasError("weights are one run's, and an average has none; leave out --inherit, or name one run")
+    _check_outputs([output] if weights is None else [output, weights], sources, arguments.overwrite)
+    supernets = [read_supernet(source) for source in sources]
+    supernet, degradation = supernets[0]
+    given = Path(arguments.runs[0]).resolve()
+    architecture, name = supernet.architecture, given.name if given.is_dir() else given.stem
+    if len(supernets) > 1:
+        architecture = average_architectures([net.architecture for net, _ in supernets])
+        name = f"average of {len(supernets)} searches"
+    derivation = derive(architecture, arguments.keep, arguments.multiple, name)
     try:
         if weights is not None:
             net = inherit_weights(supernet, derivation)
@@ -55,12 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_outputs(outputs: list[Path], source: Path, overwrite: bool) -> None:
+def _check_outputs(outputs: list[Path], sources: list[Path], overwrite: bool) -> None:
     """Refuse, before any work, what would be lost or could not be written."""
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise ModnasError(f"{outputs[0]} is both the genotype and the weights; give two files")
     for path in outputs:
-        if path.resolve() == source.resolve():
+        if path.resolve() in [source.resolve() for source in sources]:
             raise ModnasError(f"{path} is the supernet itself; give another file")
         if path.is_dir():
             raise ModnasError(f"{path} is a folder; give a file")
