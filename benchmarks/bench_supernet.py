@@ -1,10 +1,14 @@
-"""One W-step of the supernet, forward, MSE, backward and Adam, by backend and precision, on the CPU.
+"""One W-step of the supernet, forward, MSE, backward and Adam, by backend and precision.
 
-python -m benchmarks.bench_supernet [--repeats 5]
+python -m benchmarks.bench_supernet [--device cpu|cuda] [--repeats 5]
 
 T = 2, C = 48, 12 patches of 64² gray, channels_last. Backends are compared in every gradient first, then timed in turn
-in one process. Memory is the peak of a fresh process that takes two steps less that of one that only builds the network
-and its optimiser.
+in one process. Memory, on a CPU, is the peak of a fresh process that takes two steps less that of one that only builds
+the network and its optimiser; on a GPU what two steps allocate at most above the built network.
+
+"compiled" is the reference with every normal layer compiled by torch.compile: 24 graphs, some ten minutes on two cores
+before anything is timed. Compiling the network as a whole takes longer than its users would wait. Its memory is not
+measured, since the compiler's own would count. On a GPU "+ graph" is the step as the search runs it there, captured.
 """
 
 from __future__ import annotations
@@ -12,93 +16,126 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from unittest import mock
 
 import torch
-from torch.nn import functional as F
 
 from benchmarks.harness import Row, append_rows, interleave, peak_memory
-from modnas_fast.search import SuperNet
+from modnas_fast.errors import ModnasError
+from modnas_fast.ops import explain_backend, select_backend
+from modnas_fast.search import SuperNet, backends
+from modnas_fast.search.steps import GraphedStep, Step
 
 STAGES, CHANNELS, SHAPE, THREADS = 2, 48, (12, 1, 64, 64), 2
-BACKENDS = ("reference", "folded")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = ("float32", "bfloat16")
+COMPILED, GRAPH = "compiled", " + graph"
 _TOLERANCE = 1e-4  # of a gradient's norm: ε·√8192 is 1e-5 in float32, for one layer of some 50
 _STEPS = """from benchmarks.bench_supernet import prepare
-_, step = prepare({backend!r}, {dtype!r})
+_, step = prepare({variant!r}, {dtype!r})
 for _ in range({steps}):
     step()"""
 
 
-def prepare(backend: str, dtype: str) -> tuple[SuperNet, Callable[[], None]]:
-    """A supernet and its W-step on fixed data; deterministic, so that two backends start alike."""
+def prepare(variant: str, dtype: str, device: str = "cpu") -> tuple[SuperNet, Callable[[], object]]:
+    """A supernet and its W-step on fixed data; deterministic, so that two variants start alike."""
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    net = SuperNet(STAGES, CHANNELS, backend=backend)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for parameter in net.architecture_parameters():
-        parameter.requires_grad_(False)
-    optimizer = torch.optim.Adam(net.weight_parameters(), 1e-3, fused=True)
+    name = variant.removesuffix(GRAPH)
+    net = SuperNet(STAGES, CHANNELS, backend="reference" if name == COMPILED else name)
+    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     clean = torch.rand(SHAPE)
     noisy = clean + 25 / 255 * torch.randn(SHAPE)
+    batch = [image.to(device, memory_format=torch.channels_last) for image in (noisy, clean)]
+    rate = 1e-3 if device == "cpu" else torch.tensor(1e-3, device=device)
+    parameters = list(net.weight_parameters())
+    optimizer = torch.optim.Adam(parameters, rate, fused=True)
+    eager = Step(net, parameters, optimizer, dtype == "bfloat16", world=1)
+    step = GraphedStep(eager) if variant.endswith(GRAPH) else eager
+    if name != COMPILED:
+        return net, lambda: step(*batch)
+    torch._dynamo.config.recompile_limit = 64  # 12 shapes of layers, in two precisions
+    layer = torch.compile(backends._reference_normal, dynamic=False)
 
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", DTYPES[dtype], enabled=dtype != "float32"):
-            restored = net(noisy)
-        F.mse_loss(restored, clean).backward()
-        optimizer.step()
+    def compiled_step() -> object:
+        with mock.patch.object(backends, "_reference_normal", layer):
+            return step(*batch)
 
-    return net, step
+    return net, compiled_step
 
 
-def gradient_error() -> float:
-    """The largest relative L2 difference between the backends' gradients, over all parameters, in float32."""
-    y, gradients = torch.rand(SHAPE, generator=torch.Generator().manual_seed(1))[:2], []
-    for backend in BACKENDS:
-        net, _ = prepare(backend, "float32")
-        net.requires_grad_(True)
+def gradient_error(names: list[str], device: str) -> float:
+    """The largest relative L2 difference from the reference's gradients, over all parameters, in float32."""
+    y = torch.rand(SHAPE, generator=torch.Generator().manual_seed(1))[:2].to(device)
+    gradients = []
+    for name in names:
+        net, _ = prepare(name, "float32", device)
         net(y).square().mean().backward()
         gradients.append([torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()])
-    pairs = zip(*gradients, strict=True)
+    pairs = [pair for mine in gradients[1:] for pair in zip(gradients[0], mine, strict=True)]
     return max(float((mine - theirs).norm() / theirs.norm()) for theirs, mine in pairs)
 
 
-def memory(backend: str, dtype: str) -> float:
-    """MiB of a step's peak above the built net's; see the module."""
-    steps, built = (peak_memory(_STEPS.format(backend=backend, dtype=dtype, steps=n), THREADS) for n in (2, 0))
-    return steps - built
+def memory(variant: str, dtype: str, device: str) -> float | None:
+    """MiB of two steps' peak above the built net's; see the module."""
+    if variant == COMPILED:
+        return None
+    if device == "cpu":
+        peaks = [peak_memory(_STEPS.format(variant=variant, dtype=dtype, steps=n), THREADS) for n in (2, 0)]
+        return peaks[0] - peaks[1]
+    _, step = prepare(variant, dtype, device)
+    torch.cuda.reset_peak_memory_stats()
+    built = torch.cuda.memory_allocated()
+    for _ in range(2):
+        step()
+    return (torch.cuda.max_memory_allocated() - built) / 2**20
+
+
+def variants_on(device: str) -> list[str]:
+    """Those that run there; says why others do not."""
+    names = ["reference", "folded"]
+    try:
+        names.append(select_backend("fused", torch.device(device)))
+    except ModnasError:
+        print(explain_backend("fused", device))
+    graphs = [] if device == "cpu" else [name + GRAPH for name in names]
+    return [*names, COMPILED, *graphs]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each")
-    repeats = parser.parse_args().repeats
-    variants = {f"{backend} {dtype}": (backend, dtype) for dtype in DTYPES for backend in BACKENDS}
-    peaks = {name: memory(*variant) for name, variant in variants.items()}
-    error = gradient_error()
+    arguments = parser.parse_args()
+    device, names = arguments.device, variants_on(arguments.device)
+    error = gradient_error([name for name in names if name != COMPILED and not name.endswith(GRAPH)], device)
     print(f"gradients differ by {error:.1e} at most")
     if not error < _TOLERANCE:
         sys.exit("the backends disagree: nothing was measured")
-    timings = interleave({name: prepare(*variant)[1] for name, variant in variants.items()}, repeats)
+    variants = [(name, dtype) for dtype in DTYPES for name in names]
+    peaks = {variant: memory(*variant, device) for variant in variants}
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    steps = {" ".join(variant): prepare(*variant, device)[1] for variant in variants}
+    timings = interleave(steps, arguments.repeats, warmup=1 if device == "cpu" else 5, wait=wait)
     rows: list[Row] = []
-    for name, (backend, dtype) in variants.items():
-        timing, peak = timings[name], peaks[name]
+    for name, dtype in variants:
+        timing, peak = timings[f"{name} {dtype}"], peaks[name, dtype]
         rows.append(
             {
                 "op": "supernet W-step",
-                "backend": backend,
+                "backend": name,
                 "mode": f"T={STAGES} C={CHANNELS} channels_last, forward + backward + Adam",
                 "dtype": dtype,
                 "shape": list(SHAPE),
                 **timing.as_row(),
                 "peak_mib": peak,
                 "error": error,
-                "device": "cpu",
+                "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(),
                 "threads": THREADS,
             }
         )
-        rival = timings[f"reference {dtype}"].median / timing.median
-        print(f"{name:20} {timing.median:6.2f} s ({timing.low:.2f}-{timing.high:.2f})  {rival:4.2f}x  {peak:6.0f} MiB")
+        ratio = timings[f"reference {dtype}"].median / timing.median
+        figures = f"{1e3 * timing.median:8.1f} ms ({1e3 * timing.low:.1f}-{1e3 * timing.high:.1f})  {ratio:5.2f}x"
+        print(f"{name + ' ' + dtype:28} {figures}  {'' if peak is None else f'{peak:6.0f} MiB'}")
     print(append_rows(rows))
 
 
