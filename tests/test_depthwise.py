@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modnas_fast.ops import depthwise as depthwise_module
 from modnas_fast.ops.depthwise import depthwise, depthwise_dweight, depthwise_dx
 from tests.parity import assert_parity
 
@@ -46,8 +47,15 @@ def check(shape: tuple[int, int, int, int], kernel: int, dilation: int, dtype: t
     )
 
 
+@pytest.fixture(params=["tiles everywhere", "as it chooses"])
+def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "tiles everywhere":
+        monkeypatch.setattr(depthwise_module, "_LARGE", 1)
+
+
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 2, 33, 32)])
 @pytest.mark.parametrize(("kernel", "dilation"), KERNELS)
 def test_gradients(kernel: int, dilation: int, shape: tuple[int, int, int, int], layout) -> None:
     check(shape, kernel, dilation, torch.float64, layout)
@@ -60,6 +68,7 @@ def test_bfloat16_gradients_at_the_paper_s_size(kernel: int, dilation: int) -> N
     check((12, 48, 64, 64), kernel, dilation, torch.bfloat16, torch.channels_last)
 
 
+@pytest.mark.usefixtures("tiles")
 def test_strided_inputs() -> None:
     torch.manual_seed(0)
     x, dy = torch.randn(2, 8, 12, 7)[:, ::2, 1::2], torch.randn(2, 12, 6, 7)[:, 3:7]

@@ -5,7 +5,7 @@ oneDNN has a fast weight gradient for 3×3 kernels of dilation 1 only; at 48 cha
 are uneven too. So:
 
 * the data gradient is the forward convolution with the kernel turned around;
-* on the CPU every weight gradient becomes 3×3 ones of dilation 1, on views of one zero-bordered copy.
+* on the CPU the weight gradient of a large image becomes 3×3 ones of dilation 1, on views of one zero-bordered copy.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+_LARGE = 32 * 32  # pixels of an image
 
 
 def depthwise(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
@@ -28,9 +30,14 @@ def depthwise_dx(dy: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
 
 def depthwise_dweight(x: Tensor, dy: Tensor, kernel: int, dilation: int = 1) -> Tensor:
     """Gradient of `depthwise` in its weight, [C, 1, kernel, kernel], kernel 3 or 5, from x and that in its output."""
-    if x.device.type == "cpu" and (kernel, dilation) != (3, 1):
+    if x.device.type == "cpu" and (kernel, dilation) != (3, 1) and _tiles_pay(x):
         return _dweight_by_tiles(x, dy, kernel, dilation)
     return _dweight(x, dy, kernel, dilation)
+
+
+def _tiles_pay(x: Tensor) -> bool:
+    """Whether the copies are the lesser evil: on large images, and in bfloat16 on any, for a right result."""
+    return x.dtype == torch.bfloat16 or x.shape[-2] * x.shape[-1] >= _LARGE
 
 
 def _dweight(x: Tensor, dy: Tensor, kernel: int, dilation: int) -> Tensor:
