@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from modnas_fast.ops import convolution_dtype, precision
+from modnas_fast.runs.precision import precision_advice
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -42,3 +43,11 @@ def test_it_is_measured_once_and_says_the_same_to_the_compiler(monkeypatch: pyte
     monkeypatch.setattr(precision.F, "conv2d", None)  # measuring again would fail
     compiled = torch.compile(lambda x: x.to(convolution_dtype(torch.bfloat16, CPU)), fullgraph=True, backend="eager")
     assert compiled(torch.zeros(2)).dtype == expected
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_advice_where_bfloat16_is_slow(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_is_faster", lambda dtype: fast)
+    assert bool(precision_advice("bf16", CPU)) == (not fast)
+    assert not precision_advice("fp32", CPU)
+    assert not precision_advice("bf16", CUDA)

@@ -20,6 +20,7 @@ from modnas_fast.images.patches import PairSampler
 from modnas_fast.runs.config import config_to_json
 from modnas_fast.runs.guard import what_broke
 from modnas_fast.runs.log import tensorboard
+from modnas_fast.runs.precision import precision_advice
 from modnas_fast.runs.processes import Interrupted, Processes, processes, stop_signals
 from modnas_fast.runs.schedule import cosine, decibel
 from modnas_fast.search.checkpoint import Counters, SearchState, load_search, save_search
@@ -104,6 +105,8 @@ class _Search:
             say(f"going on from {found} at step {self.state.counters.step}")
         self.started, self.work_at_start = time.perf_counter(), self._work(self.state.counters.step)
         size = sum(parameter.numel() for parameter in self.net.parameters())
+        if advice := precision_advice(config.precision, here.device):
+            say(advice)
         say(
             f"{size:,} parameters; {' + '.join(str(s.clean.image_count) for s in self.samplers.values())} images; "
             f"{config.epochs} epochs of {self.steps} steps; {here.device}, {config.precision}"

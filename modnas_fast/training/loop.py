@@ -22,6 +22,7 @@ from modnas_fast.networks import DerivedNet, load, save_weights
 from modnas_fast.runs.config import config_to_json
 from modnas_fast.runs.guard import what_broke
 from modnas_fast.runs.log import tensorboard
+from modnas_fast.runs.precision import precision_advice
 from modnas_fast.runs.processes import Interrupted, Processes, processes, stop_signals
 from modnas_fast.runs.schedule import RunningMean, cosine, decibel
 from modnas_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
@@ -83,6 +84,8 @@ class _Run:
             self.model: nn.Module = nn.parallel.DistributedDataParallel(self.net, device_ids=ids)
         else:
             self.model = self.net
+        if advice := precision_advice(config.precision, device):
+            say(advice)
         say(
             f"{sum(p.numel() for p in self.net.parameters()):,} parameters, {self.sampler.clean.image_count} images, "
             f"{device}, {config.precision}, {here.world} process{'es' if here.world > 1 else ''}"
