@@ -24,7 +24,7 @@ from benchmarks.harness import Row, append_rows, interleave, peak_memory
 from modnas_fast.errors import ModnasError
 from modnas_fast.ops import explain_backend, select_backend
 from modnas_fast.search import SuperNet, backends
-from modnas_fast.search.steps import GraphedStep, Step
+from modnas_fast.search.steps import GraphedStep, Step, build_adam
 
 STAGES, CHANNELS, SHAPE, THREADS = 2, 48, (12, 1, 64, 64), 2
 DTYPES = ("float32", "bfloat16")
@@ -46,11 +46,10 @@ def prepare(variant: str, dtype: str, device: str = "cpu") -> tuple[SuperNet, Ca
     clean = torch.rand(SHAPE)
     noisy = clean + 25 / 255 * torch.randn(SHAPE)
     batch = [image.to(device, memory_format=torch.channels_last) for image in (noisy, clean)]
-    rate = 1e-3 if device == "cpu" else torch.tensor(1e-3, device=device)
     parameters = list(net.weight_parameters())
-    optimizer = torch.optim.Adam(parameters, rate, fused=True)
-    eager = Step(net, parameters, optimizer, dtype == "bfloat16", world=1)
-    step = GraphedStep(eager) if variant.endswith(GRAPH) else eager
+    graphed = variant.endswith(GRAPH)
+    eager = Step(net, parameters, build_adam(parameters, 1e-3, captured=graphed), dtype == "bfloat16", world=1)
+    step = GraphedStep(eager) if graphed else eager
     if name != COMPILED:
         return net, lambda: step(*batch)
     torch._dynamo.config.recompile_limit = 64  # 12 shapes of layers, in two precisions

@@ -28,7 +28,7 @@ from modnas_fast.search.cost import expected_cost
 from modnas_fast.search.history import read_history
 from modnas_fast.search.latency import LATENCY_FILE, LatencyTable, penalty_table
 from modnas_fast.search.loop import HISTORY, _Search, search, split_in_halves
-from modnas_fast.search.steps import GraphedStep, Step
+from modnas_fast.search.steps import GraphedStep, Step, build_adam
 from modnas_fast.search.supernet import SuperNet
 from modnas_fast.search.weights import SUPERNET_FILE, load_supernet
 from tests.test_latency import law, table_of
@@ -374,8 +374,7 @@ def test_a_captured_step_equals_an_eager_one() -> None:
         torch.manual_seed(0)
         net = SuperNet(1, 8).cuda()
         parameters = list(net.weight_parameters())
-        optimizer = torch.optim.Adam(parameters, lr=torch.tensor(1e-3, device="cuda"), fused=True)
-        eager = Step(net, parameters, optimizer, bf16=False, world=1)
+        eager = Step(net, parameters, build_adam(parameters, 1e-3, captured=graphed), bf16=False, world=1)
         step = GraphedStep(eager) if graphed else eager
         for _ in range(8):
             clean = torch.rand(2, 1, 32, 32, device="cuda")
@@ -385,3 +384,26 @@ def test_a_captured_step_equals_an_eager_one() -> None:
     eager, graphed = trained(False), trained(True)
     for name, value in eager.items():
         torch.testing.assert_close(value, graphed[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_captured_search_resumes_and_rolls_back(settings: Settings, tmp_path: Path) -> None:
+    """What a graph holds on to is replaced by a checkpoint's tensors, so it is captured anew."""
+    config = config_from_mapping(SearchConfig, {**settings, "device": "cuda", "epochs": 4, "steps": 6})
+    search(config, say=lambda line: None)
+    said: list[str] = []
+    with processes("cuda") as here:
+        run = _Search(config, here, said.append)
+        assert run.captured
+        before = {name: value.clone() for name, value in run.net.state_dict().items()}
+        run.state.counters.step = 12
+        for _ in range(5):
+            run._step_both(2)
+        run.state.counters.epoch_loss = float("nan")
+        assert run._roll_back_if_broken()
+        assert all(torch.equal(value, before[name]) for name, value in run.net.state_dict().items())
+        for _ in range(5):
+            run._step_both(2)
+        moved = [name for name, value in run.net.state_dict().items() if not torch.equal(value, before[name])]
+        assert len(moved) > len(before) / 2

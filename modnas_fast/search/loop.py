@@ -29,7 +29,7 @@ from modnas_fast.search.cost import expected_cost
 from modnas_fast.search.history import append_record, epoch_record, read_history, truncate_history
 from modnas_fast.search.latency import LATENCY_FILE, LatencyTable, penalty_table
 from modnas_fast.search.monitor import collapse_warnings
-from modnas_fast.search.steps import GraphedStep, Penalty, Step
+from modnas_fast.search.steps import GraphedStep, Penalty, Step, build_adam
 from modnas_fast.search.supernet import SuperNet
 from modnas_fast.search.weights import SUPERNET_FILE, save_supernet
 
@@ -84,23 +84,14 @@ class _Search:
         torch.manual_seed(config.seed)
         self.net = _build_supernet(config).to(here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trained = _trained_parameters(self.net, config)
-        cuda = here.device.type == "cuda"
+        self.captured = here.device.type == "cuda" and here.world == 1
         optimizers = {
-            key: torch.optim.Adam(
-                parameters, lr=torch.tensor(config.lr, device=here.device) if cuda else config.lr, fused=True
-            )
-            for key, parameters in self.trained.items()
+            key: build_adam(parameters, config.lr, captured=self.captured) for key, parameters in self.trained.items()
         }
         generators = {key: sampler.generator for key, sampler in self.samplers.items()}
         self.state = SearchState(self.net, optimizers, generators, Counters())
-        penalties = {"weights": None, "architecture": _penalty(self.net, config, here.device)}
-        self.step = {
-            key: Step(self.net, self.trained[key], optimizers[key], config.precision == "bf16", here.world, penalty)
-            for key, penalty in penalties.items()
-        }
-        if cuda and here.world == 1:
-            self.step = {key: GraphedStep(step) for key, step in self.step.items()}  # type: ignore[misc]
         found = load_search(self.folder, self.state, config)
+        self.step = self._build_steps()
         if found:
             say(f"going on from {found} at step {self.state.counters.step}")
         self.started, self.work_at_start = time.perf_counter(), self._work(self.state.counters.step)
@@ -111,6 +102,16 @@ class _Search:
             f"{size:,} parameters; {' + '.join(str(s.clean.image_count) for s in self.samplers.values())} images; "
             f"{config.epochs} epochs of {self.steps} steps; {here.device}, {config.precision}"
         )
+
+    def _build_steps(self) -> dict[str, Step | GraphedStep]:
+        """A W-step and an A-step on the state as it is: graphs keep to its tensors."""
+        penalties = {"weights": None, "architecture": _penalty(self.net, self.config, self.processes.device)}
+        bf16, world = self.config.precision == "bf16", self.processes.world
+        steps = {
+            key: Step(self.net, self.trained[key], self.state.optimizers[key], bf16, world, penalty)
+            for key, penalty in penalties.items()
+        }
+        return {key: GraphedStep(step) if self.captured else step for key, step in steps.items()}
 
     def run(self, report: Report | None) -> None:
         """Epochs until the last, each ending with a record, a checkpoint and the supernet's file."""
@@ -199,6 +200,7 @@ class _Search:
         found = load_search(self.folder, self.state, self.config)
         if found is None:
             raise ModnasError(f"the {broke} at step {step}, before the first checkpoint: lower lr or use fp32")
+        self.step = self._build_steps()
         self.state.counters.rollbacks, self.state.counters.rate_scale = rollbacks + 1, scale / 2
         self.say(f"the {broke} by step {step}: back to step {self.state.counters.step} with half the rate")
         return True

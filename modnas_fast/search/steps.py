@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -15,6 +16,12 @@ from modnas_fast.search.supernet import SuperNet
 Penalty = Callable[[], Tensor]
 
 _EAGER_STEPS = 3  # before capture: the optimiser's state and the libraries' workspaces must exist
+
+
+def build_adam(parameters: Sequence[nn.Parameter], rate: float, *, captured: bool) -> torch.optim.Adam:
+    """Adam (0.9, 0.999, 1e-8); where a step is captured, its rate is a tensor that is filled in place."""
+    lr = torch.tensor(rate, device=parameters[0].device) if captured else rate
+    return torch.optim.Adam(parameters, lr, fused=True, capturable=captured)
 
 
 class Step:
@@ -77,7 +84,8 @@ class Step:
 class GraphedStep:
     """A `Step` captured as one CUDA graph after a few eager ones, so that a step is one launch.
 
-    The learning rate must be a tensor that is filled in place, and Adam capturable.
+    The optimiser is `build_adam`'s, `captured`. The graph reads and writes the tensors that there were at its capture:
+    where the optimiser's state was exchanged, a new `GraphedStep` is due.
     """
 
     def __init__(self, step: Step) -> None:
@@ -90,7 +98,8 @@ class GraphedStep:
         if self._eager_left:
             self._eager_left -= 1
             self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
+            with torch.cuda.stream(self._stream), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
                 loss = self._step(noisy, clean)
             torch.cuda.current_stream().wait_stream(self._stream)
             return loss
