@@ -3,6 +3,7 @@
 from modnas_fast.ops._backend import BACKENDS, check_backend, explain_backend, select_backend, use_backend
 from modnas_fast.ops.fold import fold_down, fold_normal, fold_up
 from modnas_fast.ops.folded_normal import folded_normal
+from modnas_fast.ops.mixed_op import mixed_op
 from modnas_fast.ops.precision import convolution_dtype
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "fold_normal",
     "fold_up",
     "folded_normal",
+    "mixed_op",
     "select_backend",
     "use_backend",
 ]
