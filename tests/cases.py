@@ -62,7 +62,10 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 # One element; 1×1 images; fewer and more channels than a tile has, and none of them a power of two; odd and prime
 # sizes; rows shorter and longer than a tile's; several tiles an image.
-FEATURE_SHAPES = [(1, 1, 1, 1), (3, 130, 1, 1), (2, 1, 13, 1), (1, 7, 3, 5), (2, 48, 8, 6), (2, 3, 29, 37)]
+FEATURE_CASES = [
+    *((shape, "contiguous") for shape in [(1, 1, 1, 1), (3, 130, 1, 1), (2, 1, 13, 1)]),  # channels_last at once
+    *itertools.product([(1, 7, 3, 5), (2, 48, 8, 6), (2, 3, 29, 37)], LAYOUTS),
+]
 
 
 def features(

@@ -11,7 +11,7 @@ triton = pytest.importorskip("triton")
 tl = triton.language
 
 from modnas_fast.kernels import tiles  # noqa: E402
-from tests.cases import DEVICE, FEATURE_SHAPES, LAYOUTS  # noqa: E402
+from tests.cases import DEVICE, FEATURE_CASES, LAYOUTS  # noqa: E402
 
 locate, channels_of_chunk, softmax, sum_rows = tiles.locate, tiles.channels_of_chunk, tiles.softmax, tiles.sum_rows
 
@@ -46,8 +46,7 @@ def check_cover(shape: tuple[int, ...], layout: str) -> None:
     assert torch.equal(channels, torch.arange(shape[1], device=DEVICE)[:, None, None].int().expand(shape))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", FEATURE_SHAPES)
+@pytest.mark.parametrize(("shape", "layout"), FEATURE_CASES)
 def test_every_element_is_visited_once_with_its_channel(shape: tuple[int, ...], layout: str) -> None:
     check_cover(shape, layout)
 

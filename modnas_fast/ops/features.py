@@ -14,8 +14,8 @@ from modnas_fast.ops._backend import kernel_obstacle
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def check_features(op: str, features: Sequence[Tensor]) -> list[Tensor]:
-    """The features of `op`, where the kernels can run on them; those of another dtype converted to the promoted one.
+def check_features(op: str, features: Sequence[Tensor]) -> None:
+    """Whether the kernels of `op` can run on these.
 
     Raises:
         ModnasError: none at all, not [N, C, H, W], unequal shapes or devices, a dtype that the kernels do not know, or
@@ -35,8 +35,6 @@ def check_features(op: str, features: Sequence[Tensor]) -> list[Tensor]:
         raise ModnasError(
             f"{op} cannot run on {first.device.type}: {reason}; see modnas_fast.reference for plain PyTorch"
         )
-    dtype = functools.reduce(torch.promote_types, (feature.dtype for feature in features))
-    return [feature.to(dtype) for feature in features]
 
 
 def check_parameter(op: str, name: str, parameter: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
@@ -46,6 +44,12 @@ def check_parameter(op: str, name: str, parameter: Tensor, shape: tuple[int, ...
     if parameter.device != like.device:
         raise ModnasError(f"{op} takes tensors on one device, got {like.device} and {name} on {parameter.device}")
     _check_dtypes(op, [parameter])
+
+
+def promoted(features: Sequence[Tensor]) -> list[Tensor]:
+    """The features in the dtype that torch would promote them to; differentiable."""
+    dtype = functools.reduce(torch.promote_types, (feature.dtype for feature in features))
+    return [feature.to(dtype) for feature in features]
 
 
 def is_channels_last(x: Tensor) -> bool:

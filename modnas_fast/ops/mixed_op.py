@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from modnas_fast.ops.features import arrange, check_features, check_parameter, is_channels_last
+from modnas_fast.ops.features import arrange, check_features, check_parameter, is_channels_last, promoted
 
 
 def mixed_op(candidates: Sequence[Tensor], alpha: Tensor, beta: Tensor) -> Tensor:
@@ -33,11 +33,11 @@ def mixed_op(candidates: Sequence[Tensor], alpha: Tensor, beta: Tensor) -> Tenso
     Raises:
         ModnasError: shapes that do not fit, another dtype, or a device that Triton's kernels do not run on.
     """
-    candidates = check_features("mixed_op", candidates)
+    check_features("mixed_op", candidates)
     K, C = len(candidates), candidates[0].shape[1]
     check_parameter("mixed_op", "alpha", alpha, (K,), candidates[0])
     check_parameter("mixed_op", "beta", beta, (K, C), candidates[0])
-    return cast("Tensor", torch.ops.modnas_fast.mixed_op(candidates, alpha, beta))
+    return cast("Tensor", torch.ops.modnas_fast.mixed_op(promoted(candidates), alpha, beta))
 
 
 @torch.library.custom_op(
