@@ -72,7 +72,7 @@ def _channel_gate_beta_kernel(sums, dbeta, splits, C: tl.constexpr, BLOCK_ROWS: 
 
 def channel_gate_fwd(x: Tensor, beta: Tensor) -> Tensor:
     """y, laid out as x, which is dense; β [C] is contiguous."""
-    y, tiles = torch.empty_like(x), cover(x)
+    y, tiles = torch.empty_like(x), cover(x, loads=1, stores=1)
     if tiles.count:
         with torch.cuda.device_of(x):
             _channel_gate_fwd_kernel[tiles.grid](x, beta, y, tiles.count, num_warps=WARPS, **tiles.arguments)
@@ -81,7 +81,7 @@ def channel_gate_fwd(x: Tensor, beta: Tensor) -> Tensor:
 
 def channel_gate_bwd(dy: Tensor, x: Tensor, beta: Tensor, need_x: bool, need_beta: bool) -> list[Tensor]:
     """The gradients wanted: x's, then β's; x is read only for the latter."""
-    tiles = cover(dy)
+    tiles = cover(dy, loads=1 + need_beta, stores=need_x)
     dx = torch.empty_like(dy) if need_x else None
     dbeta = torch.empty_like(beta) if need_beta else None
     sums = dy.new_empty((tiles.splits, tiles.channels), dtype=torch.float32)

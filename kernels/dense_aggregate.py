@@ -96,7 +96,7 @@ def dense_aggregate_fwd(features: Sequence[Tensor], gamma: Tensor) -> Tensor:
     tiles = triton.cdiv(y.numel(), ELEMENTS)
     if tiles:
         with torch.cuda.device_of(y):
-            _dense_aggregate_fwd_kernel[(share(tiles, y.device),)](
+            _dense_aggregate_fwd_kernel[(share(tiles, y.device, loads=len(gamma), stores=1),)](
                 tuple(features),
                 gamma,
                 y,
@@ -115,7 +115,7 @@ def dense_aggregate_bwd(
 ) -> list[Tensor]:
     """The gradients wanted: those in the features, then γ's. Without the latter, `features` may be empty."""
     depth, tiles = len(gamma) - 1, triton.cdiv(dy.numel(), ELEMENTS)
-    programs = share(tiles, dy.device)
+    programs = share(tiles, dy.device, 1 + (depth + 1) * need_gamma, (depth + 1) * need_features)
     dfeatures = [torch.empty_like(dy) for _ in range(depth + 1 if need_features else 0)]
     dots = dy.new_empty((programs, depth + 1), dtype=torch.float32)
     dgamma = [torch.empty_like(gamma)] if need_gamma else []

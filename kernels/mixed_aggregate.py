@@ -168,7 +168,7 @@ def mixed_aggregate_fwd(
 ) -> Tensor:
     """L^ℓ, laid out as history and candidates, which are dense and alike; α [K], β [K, C], γ [ℓ + 1] are contiguous."""
     y = torch.empty_like(candidates[0])
-    tiles = cover(y)
+    tiles = cover(y, loads=len(history) + len(alpha), stores=1)
     if tiles.count:
         with torch.cuda.device_of(y):
             _mixed_aggregate_fwd_kernel[tiles.grid](
@@ -203,7 +203,8 @@ def mixed_aggregate_bwd(
 
     History and candidates are read only for the parameters'; without, they may be empty.
     """
-    K, depth, tiles = len(alpha), len(gamma) - 1, cover(dy)
+    K, depth = len(alpha), len(gamma) - 1
+    tiles = cover(dy, loads=1 + (depth + K) * need_parameters, stores=(depth + K) * need_features)
     dfeatures = [torch.empty_like(dy) for _ in range(depth + K if need_features else 0)]
     sums = dy.new_empty((tiles.splits, K, tiles.channels), dtype=torch.float32)
     dots = dy.new_empty((tiles.splits * tiles.chunks, K + depth), dtype=torch.float32)

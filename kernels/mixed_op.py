@@ -131,7 +131,7 @@ def _mixed_op_parameters_kernel(
 def mixed_op_fwd(candidates: Sequence[Tensor], alpha: Tensor, beta: Tensor) -> Tensor:
     """z, laid out as the candidates, which are dense and alike; α [K] and β [K, C] are contiguous."""
     z = torch.empty_like(candidates[0])
-    tiles = cover(z)
+    tiles = cover(z, loads=len(alpha), stores=1)
     if tiles.count:
         with torch.cuda.device_of(z):
             _mixed_op_fwd_kernel[tiles.grid](
@@ -160,7 +160,8 @@ def mixed_op_bwd(
 
     The candidates are read only for α's and β's; without, `candidates` may be empty.
     """
-    K, tiles = len(alpha), cover(dz)
+    K = len(alpha)
+    tiles = cover(dz, loads=1 + K * need_parameters, stores=K * need_candidates)
     dcandidates = [torch.empty_like(dz) for _ in range(K if need_candidates else 0)]
     sums = dz.new_empty((tiles.splits, K, tiles.channels), dtype=torch.float32)
     dots = dz.new_empty((tiles.splits * tiles.chunks, K), dtype=torch.float32)

@@ -69,7 +69,7 @@ def relax_fwd(v: Tensor, y: Tensor, delta: Tensor, x: Tensor) -> None:
     tiles = triton.cdiv(x.numel(), ELEMENTS)
     if tiles:
         with torch.cuda.device_of(x):
-            _relax_fwd_kernel[(share(tiles, x.device),)](
+            _relax_fwd_kernel[(share(tiles, x.device, loads=2, stores=1),)](
                 v, y, delta, x, tiles, x.numel(), BLOCK=ELEMENTS, num_warps=WARPS
             )
 
@@ -79,7 +79,7 @@ def relax_bwd(
 ) -> list[Tensor]:
     """The gradients wanted: v's, y's, delta's, each in its tensor's dtype; v and y are read only for the last."""
     tiles = triton.cdiv(dx.numel(), ELEMENTS)
-    programs = share(tiles, dx.device)
+    programs = share(tiles, dx.device, loads=1 + 2 * need_delta, stores=need_v + need_y)
     dots = dx.new_empty((programs,), dtype=torch.float32)
     dv = torch.empty_like(dx, dtype=v.dtype) if need_v else None
     dy = torch.empty_like(dx, dtype=y.dtype) if need_y else None

@@ -22,8 +22,12 @@ ELEMENTS = 2048  # of a tile: eight a thread
 WARPS = 8
 _WIDEST = 128  # channels of a tile where they are neighbours: 256 bytes of half precision
 _LONGEST = 512  # positions of a tile where those are: 1 KiB, and little waste behind a row's end
-_PROGRAMS_PER_MULTIPROCESSOR = 2  # 16 warps of seven or more 16-byte loads each cover the memory's latency
 _MULTIPROCESSORS = 132  # an H100's, where there is no device to ask
+# An H100 hides its memory's latency behind 17 KB in flight a multiprocessor. A program has 4 KB of every half-precision
+# tensor that it loads, and what it stores nobody waits for. Twice to three times that leaves room for C below BLOCK_C
+# and for programs that compute; more would only repeat gates and partial sums.
+_TENSORS_PER_MULTIPROCESSOR = 15
+_PROGRAMS_PER_MULTIPROCESSOR = 5
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ class Tiles:
         }
 
 
-def cover(x: Tensor) -> Tiles:
-    """The tiles of a dense [N, C, H, W], contiguous or channels_last."""
+def cover(x: Tensor, loads: int, stores: int) -> Tiles:
+    """The tiles of a dense [N, C, H, W], contiguous or channels_last; of each, a kernel loads and stores so many."""
     N, C, H, W = x.shape
     channels_last = not x.is_contiguous() or (H * W == 1 and C > 1)  # of 1×1 images, both are the same memory
     images, positions = (1, N * H * W) if channels_last else (N, H * W)
@@ -67,13 +71,15 @@ def cover(x: Tensor) -> Tiles:
         block_c = min(triton.next_power_of_2(C), ELEMENTS // min(triton.next_power_of_2(positions), _LONGEST))
     block_p = ELEMENTS // block_c
     count, chunks = images * triton.cdiv(positions, block_p), triton.cdiv(C, block_c)
-    splits = share(count, x.device, chunks)
+    splits = share(count, x.device, loads, stores, chunks)
     return Tiles(C, positions, channels_last, block_c, block_p, count, chunks, splits)
 
 
-def share(tiles: int, device: torch.device, chunks: int = 1) -> int:
+def share(tiles: int, device: torch.device, loads: int, stores: int, chunks: int = 1) -> int:
     """How many programs share `tiles` tiles, when `chunks` such walks run side by side; evenly, if possible."""
-    at_once = max(1, _PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(device) // max(1, chunks))
+    resident = int(_TENSORS_PER_MULTIPROCESSOR / (loads + stores / 2))
+    resident = _multiprocessors(device) * min(max(1, resident), _PROGRAMS_PER_MULTIPROCESSOR)
+    at_once = max(1, resident // max(1, chunks))
     return triton.cdiv(tiles, triton.cdiv(tiles, at_once)) if tiles else 0
 
 

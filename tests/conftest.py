@@ -33,6 +33,6 @@ def kernels() -> Iterator[None]:
 
 
 @pytest.fixture
-def two_programs(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small tensors are shared by two programs that walk over many tiles, as large ones are by many."""
+def few_programs(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tensors are shared by few programs that walk over many tiles, as large ones are."""
     monkeypatch.setattr("modnas_fast.kernels.tiles._MULTIPROCESSORS", 1)

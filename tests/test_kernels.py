@@ -96,7 +96,7 @@ def test_half_precision(operator: Operator, dtype: torch.dtype, layout: str) -> 
 
 @every_layout
 @every_operator
-def test_programs_that_walk_over_many_tiles(two_programs: None, operator: Operator, layout: str) -> None:
+def test_programs_that_walk_over_many_tiles(few_programs: None, operator: Operator, layout: str) -> None:
     check(operator, (3, 5, 47, 29), layout=layout)
 
 
@@ -217,7 +217,7 @@ def test_what_is_needed_is_computed_and_kept(operator: Operator, wanted: str) ->
 
 @pytest.mark.usefixtures("kernels")
 @every_operator
-def test_equal_inputs_give_equal_bits(operator: Operator, two_programs: None) -> None:
+def test_equal_inputs_give_equal_bits(operator: Operator, few_programs: None) -> None:
     maps, raws = features(operator.count, (2, 3, 47, 29)), parameters(operator, 3)
     runs = []
     for _ in range(2):

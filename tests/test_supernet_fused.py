@@ -48,13 +48,6 @@ def test_fused_one_hot_equals_the_derived_network() -> None:
         torch.testing.assert_close(fused(y), inherit(fused, genotype).to(DEVICE)(y), rtol=1e-4, atol=1e-5)
 
 
-def test_torch_compile_takes_the_whole_fused_network() -> None:
-    fused, y = net(), image(1, 1, 8, 8, dtype=torch.float32).to(DEVICE)
-    with torch.no_grad():
-        compiled = torch.compile(fused, fullgraph=True, backend="eager")(y)
-    torch.testing.assert_close(compiled, net("reference")(y))
-
-
 def test_fused_has_no_float64() -> None:
     with pytest.raises(ModnasError, match="got float64; the reference backend takes all"):
         net().double()(image(1, 1, 8, 8).to(DEVICE))

@@ -40,7 +40,7 @@ def check_cover(shape: tuple[int, ...], layout: str) -> None:
     counts, channels = (
         torch.zeros(shape, dtype=torch.int32, device=DEVICE).contiguous(memory_format=LAYOUTS[layout]) for _ in range(2)
     )
-    cover = tiles.cover(counts)
+    cover = tiles.cover(counts, loads=8, stores=7)
     _count_kernel[cover.grid](counts, channels, cover.count, **cover.arguments)
     assert (counts == 1).all()
     assert torch.equal(channels, torch.arange(shape[1], device=DEVICE)[:, None, None].int().expand(shape))
@@ -52,7 +52,7 @@ def test_every_element_is_visited_once_with_its_channel(shape: tuple[int, ...], 
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_programs_share_many_tiles(two_programs: None, layout: str) -> None:
+def test_programs_share_many_tiles(few_programs: None, layout: str) -> None:
     check_cover((3, 5, 61, 43), layout)
 
 
@@ -81,14 +81,19 @@ def test_addresses_pass_2_to_the_31(channels_last: bool) -> None:
     assert torch.equal(addresses.cpu(), expected)
 
 
-def test_as_many_programs_as_multiprocessors_hold_and_no_idle_ones() -> None:
-    """264 of 2·132; 1536 tiles are 6 each for 256, which fewer programs, or more, would not end sooner."""
+def test_as_many_programs_as_hide_the_latency_and_no_idle_ones() -> None:
+    """K = 7 on 132 multiprocessors: two programs each forward, one backward, and all with the same share, or nearly."""
     x = torch.empty(12, 48, 64, 64, device="meta")
-    contiguous, channels_last = tiles.cover(x), tiles.cover(x.contiguous(memory_format=torch.channels_last))
-    assert (contiguous.block_c, contiguous.block_p, contiguous.grid) == (4, 512, (20, 12))
-    assert (channels_last.block_c, channels_last.block_p, channels_last.grid) == (64, 32, (256, 1))
-    assert tiles.share(0, x.device) == 0
-    assert tiles.share(5, x.device, chunks=10**6) == 1
+    y = x.contiguous(memory_format=torch.channels_last)
+    forward, backward = {"loads": 7, "stores": 1}, {"loads": 8, "stores": 7}
+    assert (tiles.cover(x, **forward).block_c, tiles.cover(x, **forward).block_p) == (4, 512)
+    assert (tiles.cover(y, **forward).block_c, tiles.cover(y, **forward).block_p) == (64, 32)
+    assert [tiles.cover(x, **passes).grid for passes in (forward, backward)] == [(20, 12), (11, 12)]
+    assert [tiles.cover(y, **passes).grid for passes in (forward, backward)] == [(256, 1), (128, 1)]
+    assert tiles.share(10**6, x.device, loads=1, stores=1) == 5 * 132
+    assert tiles.share(5, x.device, loads=10, stores=10) == 5
+    assert tiles.share(5, x.device, loads=1, stores=1, chunks=10**6) == 1
+    assert tiles.share(0, x.device, loads=1, stores=1) == 0
 
 
 @triton.jit
