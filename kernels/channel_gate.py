@@ -10,7 +10,7 @@ from torch import Tensor
 from modnas_fast.kernels.tiles import WARPS, channels_of_chunk, cover, locate, sum_rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "tiles_per_image"])
 def _channel_gate_fwd_kernel(
     x,
     beta,
@@ -31,7 +31,7 @@ def _channel_gate_fwd_kernel(
         tl.store(y + offsets, gated.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "tiles_per_image"])
 def _channel_gate_bwd_kernel(
     dy,
     x,
@@ -63,7 +63,7 @@ def _channel_gate_bwd_kernel(
         tl.store(sums + tl.program_id(0) * C + c, tl.sum(totals, axis=1, keep_dims=True), mask=c < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def _channel_gate_beta_kernel(sums, dbeta, splits, C: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = sum_rows(sums, splits, C, c, c < C, BLOCK_ROWS, BLOCK_C)

@@ -25,7 +25,7 @@ def dense_aggregate_shares(gamma, DEPTH: tl.constexpr, BLOCK_DEPTH: tl.constexpr
     return shares
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def _dense_aggregate_fwd_kernel(
     features, gamma, y, tiles, numel, DEPTH: tl.constexpr, BLOCK_DEPTH: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -39,7 +39,7 @@ def _dense_aggregate_fwd_kernel(
         tl.store(y + offsets, aggregate.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def _dense_aggregate_bwd_kernel(
     dy,
     features,
@@ -78,7 +78,7 @@ def _dense_aggregate_bwd_kernel(
             tl.store(dots + tl.program_id(0) * (DEPTH + 1) + i, tl.sum(totals[i]))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs"])
 def _dense_aggregate_gamma_kernel(
     gamma, dots, dgamma, programs, DEPTH: tl.constexpr, BLOCK_DEPTH: tl.constexpr, BLOCK_ROWS: tl.constexpr
 ):

@@ -17,7 +17,7 @@ from modnas_fast.kernels.mixed_op import mixed_op_gates
 from modnas_fast.kernels.tiles import WARPS, channels_of_chunk, cover, locate, softmax, sum_rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "tiles_per_image"])
 def _mixed_aggregate_fwd_kernel(
     history,
     candidates,
@@ -51,7 +51,7 @@ def _mixed_aggregate_fwd_kernel(
         tl.store(y + offsets, aggregate.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "tiles_per_image"])
 def _mixed_aggregate_bwd_kernel(
     dy,
     history,
@@ -116,7 +116,7 @@ def _mixed_aggregate_bwd_kernel(
             tl.store(program_dots + K + j, tl.sum(totals[K + j]))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits", "programs"])
 def _mixed_aggregate_parameters_kernel(
     alpha,
     gamma,

@@ -23,7 +23,7 @@ def mixed_op_gates(alpha, beta, c, K: tl.constexpr, BLOCK_K: tl.constexpr, C: tl
     return gates
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "tiles_per_image"])
 def _mixed_op_fwd_kernel(
     candidates,
     alpha,
@@ -49,7 +49,7 @@ def _mixed_op_fwd_kernel(
         tl.store(z + offsets, mixture.to(z.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "tiles_per_image"])
 def _mixed_op_bwd_kernel(
     dz,
     candidates,
@@ -99,7 +99,7 @@ def _mixed_op_bwd_kernel(
             tl.store(dots + program * K + k, tl.sum(total * gate))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits", "programs"])
 def _mixed_op_parameters_kernel(
     alpha,
     sums,

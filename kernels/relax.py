@@ -10,7 +10,7 @@ from torch import Tensor
 from modnas_fast.kernels.tiles import ELEMENTS, WARPS, share, sum_rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def _relax_fwd_kernel(v, y, delta, x, tiles, numel, BLOCK: tl.constexpr):
     weight = tl.sigmoid(tl.load(delta).to(tl.float32))
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
@@ -21,7 +21,7 @@ def _relax_fwd_kernel(v, y, delta, x, tiles, numel, BLOCK: tl.constexpr):
         tl.store(x + offsets, (denoised + weight * (noisy - denoised)).to(x.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def _relax_bwd_kernel(
     dx,
     v,
@@ -55,7 +55,7 @@ def _relax_bwd_kernel(
         tl.store(dots + tl.program_id(0), tl.sum(totals))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs"])
 def _relax_delta_kernel(delta, dots, ddelta, programs, BLOCK_ROWS: tl.constexpr):
     """ddelta = δ·(1 − δ)·dots, summed over the programs."""
     weight = tl.sigmoid(tl.load(delta).to(tl.float32))

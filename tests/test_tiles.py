@@ -90,6 +90,8 @@ def test_as_many_programs_as_hide_the_latency_and_no_idle_ones() -> None:
     assert (tiles.cover(y, **forward).block_c, tiles.cover(y, **forward).block_p) == (64, 32)
     assert [tiles.cover(x, **passes).grid for passes in (forward, backward)] == [(20, 12), (11, 12)]
     assert [tiles.cover(y, **passes).grid for passes in (forward, backward)] == [(256, 1), (128, 1)]
+    pooled = torch.empty(264, 64, 1, 1, device="meta")  # both layouts at once; side by side are the channels
+    assert (tiles.cover(pooled, **forward).block_c, tiles.cover(pooled, **forward).grid) == (64, (9, 1))
     assert tiles.share(10**6, x.device, loads=1, stores=1) == 5 * 132
     assert tiles.share(5, x.device, loads=10, stores=10) == 5
     assert tiles.share(5, x.device, loads=1, stores=1, chunks=10**6) == 1
