@@ -53,10 +53,10 @@ def prepare(variant: str, dtype: str, device: str = "cpu") -> tuple[SuperNet, Ca
     if name != COMPILED:
         return net, lambda: step(*batch)
     torch._dynamo.config.recompile_limit = 64  # 12 shapes of layers, in two precisions
-    layer = torch.compile(backends._reference_normal, dynamic=False)
+    layer = torch.compile(backends._normal, dynamic=False)
 
     def compiled_step() -> object:
-        with mock.patch.object(backends, "_reference_normal", layer):
+        with mock.patch.object(backends, "_normal", layer):
             return step(*batch)
 
     return net, compiled_step

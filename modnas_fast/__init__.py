@@ -8,6 +8,7 @@ net = modnas_fast.load("modnas-b-t1-gray-s25")     # a torch module: float [N, 1
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modnas_fast.version import __version__
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from modnas_fast.networks import DerivedNet, load
 
 __all__ = ["PRIMITIVES", "Denoiser", "DerivedNet", "Genotype", "ModnasError", "__version__", "denoise", "load"]
+
+_checkout = Path(__file__).parents[1]
+if (_checkout / "setup.py").exists() and (_checkout / "kernels").is_dir():
+    # Only a wheel has the kernels inside the package; here `modnas_fast.kernels` is found beside it.
+    __path__.append(str(_checkout))
 
 _HOMES = {
     "Denoiser": "modnas_fast.engine.denoiser",

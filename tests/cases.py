@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 
+import torch
+from torch import Tensor
+
 from modnas_fast.genotype import (
     DECODER_BLOCKS,
     ENCODER_BLOCKS,
@@ -51,3 +54,28 @@ def random_genotype(seed: int, max_channels: int = 12) -> Genotype:
     encoder = [block("down") for _ in range(ENCODER_BLOCKS)]
     decoder = [block("up") for _ in range(DECODER_BLOCKS - 1)] + [block(None)]
     return Genotype(channels, tuple(encoder), tuple(decoder), f"random-{seed}")
+
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where kernels are tested: on a CPU, Triton's interpreter
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+# One element; 1×1 images; fewer and more channels than a tile has, and none of them a power of two; odd and prime
+# sizes; rows shorter and longer than a tile's; several tiles an image.
+FEATURE_CASES = [
+    *((shape, "contiguous") for shape in [(1, 1, 1, 1), (3, 130, 1, 1), (2, 1, 13, 1)]),  # channels_last at once
+    *itertools.product([(1, 7, 3, 5), (2, 48, 8, 6), (2, 3, 29, 37)], LAYOUTS),
+]
+
+
+def features(
+    count: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, layout: str = "contiguous"
+) -> list[Tensor]:
+    """Random feature maps on `DEVICE` that require grad."""
+    maps = (torch.randn(shape).to(DEVICE, dtype, memory_format=LAYOUTS[layout]) for _ in range(count))
+    return [x.requires_grad_() for x in maps]
+
+
+def raw(*shape: int) -> Tensor:
+    """A raw architecture parameter."""
+    return torch.randn(shape).to(DEVICE).requires_grad_()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Triton's kernels then run, slowly, on CPU tensors. It reads this when they are imported, so it is set before.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture
@@ -15,3 +21,19 @@ def nothing_printed(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
         warnings.simplefilter("error")
         yield
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Triton's kernels, where there is Triton; with NaN in memory that is not initialised, so that holes show."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # what is around the kernels has to be exact too
+    torch.use_deterministic_algorithms(True, warn_only=True)  # which makes torch.empty fill
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def few_programs(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tensors are shared by few programs that walk over many tiles, as large ones are."""
+    monkeypatch.setattr("modnas_fast.kernels.tiles._multiprocessors", lambda device: 1)

@@ -1,13 +1,16 @@
 """The laws of imports: one way between rooms, and nothing heavy before it is needed."""
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "modnas_fast"
+CHECKOUT = Path(__file__).parent.parent
+PACKAGE = CHECKOUT / "modnas_fast"
+FILES = sorted([*PACKAGE.glob("*/*.py"), *CHECKOUT.glob("kernels/*.py")])
 
 # A room may import the rooms listed before it, and itself; single files are free to all.
 ORDER = ("images", "reference", "kernels", "ops", "layers", "networks", "runs", "search", "engine", "training", "cli")
@@ -26,7 +29,7 @@ def imported_modules(path: Path) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("modnas_fast.")}
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/*.py")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_rooms_import_one_way(path: Path) -> None:
     room = path.parent.name
     allowed = FREE | set(ORDER[: ORDER.index(room) + 1])
@@ -36,14 +39,15 @@ def test_rooms_import_one_way(path: Path) -> None:
 
 
 def test_the_package_knows_no_tests_and_no_benchmarks() -> None:
-    for path in PACKAGE.rglob("*.py"):
+    for path in [*PACKAGE.rglob("*.py"), *CHECKOUT.glob("kernels/*.py")]:
         text = path.read_text(encoding="utf-8")
         assert "from tests" not in text
         assert "from benchmarks" not in text
 
 
 @pytest.mark.parametrize(
-    "statement", ["import modnas_fast", "import modnas_fast; modnas_fast.denoise; modnas_fast.DerivedNet"]
+    "statement",
+    ["import modnas_fast", "import modnas_fast; modnas_fast.denoise; modnas_fast.DerivedNet"],
 )
 def test_importing_loads_nothing_heavy(statement: str) -> None:
     """Beyond what torch itself loads: no Triton, no plotting, no YAML, no TensorBoard, no codecs, no CUDA context."""
@@ -57,5 +61,30 @@ def test_importing_loads_nothing_heavy(statement: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_kernels_are_imported_when_they_run() -> None:
+    """torch's own compiler imports Triton where it is installed; what counts is that no kernel is looked at."""
+    code = (
+        "import sys, modnas_fast.cli, modnas_fast.search, modnas_fast.training, modnas_fast.kernels\n"
+        "loaded = [name for name in sys.modules if name.startswith('modnas_fast.kernels.')]\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_importing_alone_does_not_load_torch() -> None:
     subprocess.run([sys.executable, "-c", "import modnas_fast, sys; assert 'torch' not in sys.modules"], check=True)
+
+
+def test_a_checkout_that_is_not_installed_has_its_kernels() -> None:
+    """Without site-packages nothing but the checkout is there; see also the wheel's `package_dir` in setup.py."""
+    code = f"import modnas_fast.kernels as k; assert k.__path__ == [{str(CHECKOUT / 'kernels')!r}], k.__path__"
+    subprocess.run([sys.executable, "-S", "-c", code], check=True, cwd=CHECKOUT, env={})
+
+
+def test_a_package_without_a_checkout_around_it_looks_nowhere_else(tmp_path: Path) -> None:
+    """Somebody's `kernels` in site-packages is not ours."""
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").touch()
+    shutil.copytree(PACKAGE, tmp_path / "modnas_fast", ignore=shutil.ignore_patterns("weights", "__pycache__"))
+    code = "import importlib.util as u, modnas_fast; assert u.find_spec('modnas_fast.kernels') is None"
+    subprocess.run([sys.executable, "-S", "-c", code], check=True, cwd=tmp_path, env={})

@@ -1,13 +1,16 @@
-"""The mixture of candidates: against another composition, and one-hot."""
+"""The mixture of candidates: the reference against another composition and one-hot; the kernels against it."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import PRIMITIVES
 from modnas_fast.layers import MixedOp
+from modnas_fast.ops import mixed_op
 from modnas_fast.reference import mixed_op_ref
+from tests.cases import LAYOUTS, features, raw
 from tests.parity import assert_parity
 from tests.test_operations import DEFINITIONS
 
@@ -52,3 +55,47 @@ def test_one_hot_alpha_is_that_primitive_alone(kind: str) -> None:
 def test_half_precision_candidates_stay_half_precision() -> None:
     candidates = [torch.randn(1, 2, 3, 3).bfloat16() for _ in range(2)]
     assert mixed_op_ref(candidates, torch.zeros(2), torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def by_kernels(alpha, beta, *candidates):
+    return mixed_op(candidates, alpha, beta)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("K", "dtype"),
+    [(7, torch.float32), (7, torch.float16), (7, torch.bfloat16), (5, torch.float32), (4, torch.bfloat16)],
+)
+def test_kernels(K: int, dtype: torch.dtype, layout: str) -> None:
+    torch.manual_seed(0)
+    inputs = raw(K), raw(K, 6), *features(K, (2, 6, 5, 7), dtype, layout)
+    reduction = 2 * 6 * 5 * 7 * K
+    assert_parity(by_kernels, mixture, *inputs, reduction=reduction, depth=3, precision=dtype, output_dtype=dtype)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_kernels_one_hot() -> None:
+    """α's gradient and all but one candidate's vanish exactly, and the chosen candidate is there to the bit."""
+    alpha, beta, candidates = raw(5), raw(5, 3), features(5, (2, 3, 4, 5))
+    with torch.no_grad():
+        alpha.fill_(-1e4)[2] = 1e4
+        beta.fill_(1)
+    z = mixed_op(candidates, alpha, beta)
+    assert torch.equal(z, candidates[2])
+    dz = torch.randn_like(z)
+    dalpha, dbeta, *dcandidates = torch.autograd.grad(z, [alpha, beta, *candidates], dz)
+    assert not dalpha.any()
+    assert [k for k in range(5) if dbeta[k].any()] == [k for k in range(5) if dcandidates[k].any()] == [2]
+    assert torch.equal(dcandidates[2], dz)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_kernels_refuse_parameters_that_do_not_fit() -> None:
+    alpha, beta, candidates = raw(2), raw(2, 3), features(2, (1, 3, 4, 5))
+    with pytest.raises(ModnasError, match=r"mixed_op takes alpha of shape \[2\], got \[3\]"):
+        mixed_op(candidates, raw(3), beta)
+    with pytest.raises(ModnasError, match=r"mixed_op takes beta of shape \[2, 3\], got \[2, 4\]"):
+        mixed_op(candidates, alpha, raw(2, 4))
+    with pytest.raises(ModnasError, match="mixed_op needs at least one tensor"):
+        mixed_op([], alpha, beta)

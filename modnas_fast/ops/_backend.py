@@ -7,6 +7,7 @@ from the same parameters.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -77,6 +78,21 @@ def check_backend(name: str) -> str:
 
 def _obstacle(name: str, device: torch.device) -> str:
     """Why `name` cannot run on `device`; empty if it can."""
-    if name == "fused":
-        return "its Triton kernels are not part of this release"
-    return ""
+    return kernel_obstacle(device.type) if name == "fused" else ""
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def kernel_obstacle(device_type: str) -> str:
+    """Why Triton's kernels cannot run on a type of device; empty if they can.
+
+    On a CPU they do under Triton's interpreter: slow, and right, for tests.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if device_type == "cuda":
+        return ""
+    from modnas_fast.kernels.tiles import INTERPRETED
+
+    if device_type == "cpu" and INTERPRETED:
+        return ""
+    return "its Triton kernels need a CUDA device"

@@ -15,8 +15,16 @@ from torch import Tensor
 
 from modnas_fast.genotype import LAYERS_PER_BLOCK
 from modnas_fast.layers import MixedOp, stack_parameters
-from modnas_fast.ops import convolution_dtype, fold_down, fold_normal, fold_up, folded_normal
-from modnas_fast.reference import dense_aggregate_ref, folded_down_ref, folded_up_ref, mixed_op_ref
+from modnas_fast.ops import (
+    convolution_dtype,
+    fold_down,
+    fold_normal,
+    fold_up,
+    folded_normal,
+    mixed_aggregate,
+    mixed_op,
+)
+from modnas_fast.reference import folded_down_ref, folded_up_ref, mixed_aggregate_ref, mixed_op_ref
 from modnas_fast.reference.fold import FoldedDown, FoldedNormal, FoldedUp
 from modnas_fast.search.architecture import Architecture, MixtureParameters, NormalLayerParameters
 from modnas_fast.search.stage import BlockFunctions, SuperStage
@@ -27,14 +35,29 @@ _Folded = TypeVar("_Folded", FoldedNormal, FoldedDown, FoldedUp)
 
 def reference_functions(stages: Sequence[SuperStage], architecture: Architecture) -> list[list[BlockFunctions]]:
     """Every candidate by itself, then their mixture, then the aggregation over depth."""
+    return _one_by_one(mixed_aggregate_ref, mixed_op_ref, stages, architecture)
+
+
+def fused_functions(stages: Sequence[SuperStage], architecture: Architecture) -> list[list[BlockFunctions]]:
+    """Every candidate by itself, then one kernel for what a layer makes of them."""
+    return _one_by_one(mixed_aggregate, mixed_op, stages, architecture)
+
+
+def _one_by_one(
+    aggregate: Callable[..., Tensor],
+    mix: Callable[..., Tensor],
+    stages: Sequence[SuperStage],
+    architecture: Architecture,
+) -> list[list[BlockFunctions]]:
+    """`aggregate` ends normal layers, from history, candidates, α, β, γ; `mix` the others, from candidates, α, β."""
     return [
         [
             BlockFunctions(
                 [
-                    partial(_reference_normal, candidates, parameters)
+                    partial(_normal, aggregate, mix, candidates, parameters)
                     for candidates, parameters in zip(block.normal_layers(), raw.normal_layers(), strict=True)
                 ],
-                partial(_reference_resample, block.resample, raw.resample) if block.resample and raw.resample else None,
+                partial(_resample, mix, block.resample, raw.resample) if block.resample and raw.resample else None,
             )
             for block, raw in zip(stage.blocks(), architecture.blocks(), strict=True)
         ]
@@ -42,16 +65,22 @@ def reference_functions(stages: Sequence[SuperStage], architecture: Architecture
     ]
 
 
-def _reference_normal(candidates: MixedOp, raw: NormalLayerParameters, history: Sequence[Tensor]) -> Tensor:
+def _normal(
+    aggregate: Callable[..., Tensor],
+    mix: Callable[..., Tensor],
+    candidates: MixedOp,
+    raw: NormalLayerParameters,
+    history: Sequence[Tensor],
+) -> Tensor:
     results = candidates(history[-1])
     if raw.gamma is not None:
-        return dense_aggregate_ref(history, mixed_op_ref(results, raw.alpha, raw.beta), raw.gamma)
-    open_gate = torch.ones_like(raw.beta[:1])
-    return mixed_op_ref([*results, history[-1].to(results[0].dtype)], raw.alpha, torch.cat((raw.beta, open_gate)))
+        return aggregate(history, results, raw.alpha, raw.beta, raw.gamma)
+    identity = history[-1].to(results[0].dtype)
+    return mix([*results, identity], raw.alpha, torch.cat((raw.beta, torch.ones_like(raw.beta[:1]))))
 
 
-def _reference_resample(candidates: MixedOp, raw: MixtureParameters, x: Tensor) -> Tensor:
-    return mixed_op_ref(candidates(x), raw.alpha, raw.beta)
+def _resample(mix: Callable[..., Tensor], candidates: MixedOp, raw: MixtureParameters, x: Tensor) -> Tensor:
+    return mix(candidates(x), raw.alpha, raw.beta)
 
 
 def folded_functions(stages: Sequence[SuperStage], architecture: Architecture) -> list[list[BlockFunctions]]:
@@ -119,4 +148,8 @@ def _layers(folded: _Folded, dtype: torch.dtype) -> list[_Folded]:
     return [kind(*tensors) for tensors in zip(*(x.to(dtype).unbind() for x in folded), strict=True)]
 
 
-FUNCTIONS: Mapping[str, Backend] = {"reference": reference_functions, "folded": folded_functions}
+FUNCTIONS: Mapping[str, Backend] = {
+    "reference": reference_functions,
+    "folded": folded_functions,
+    "fused": fused_functions,
+}

@@ -29,7 +29,8 @@ class SuperNet(nn.Module):
         stages: T ≥ 1.
         channels: C ≥ 1, the width of every layer.
         channels_in: 1 for gray, 3 for RGB.
-        backend: "auto", "reference", "folded" or "fused"; see `explain_backend`.
+        backend: "auto", "reference", "folded" or "fused", which needs a GPU with Triton and has no float64; see
+            `explain_backend`.
         depth_search: "dense", or "skip" for the ablation without γ; see `search.architecture`.
 
     Raises:

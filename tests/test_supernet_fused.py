@@ -1,0 +1,56 @@
+"""The supernet on its Triton kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from modnas_fast.errors import ModnasError
+from modnas_fast.search import SuperNet
+from modnas_fast.search.architecture import DEPTH_SEARCHES
+from tests.cases import DEVICE, random_genotype
+from tests.parity import assert_parity
+from tests.test_supernet import image, inherit, lively, of_width, one_hot
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+
+def net(backend: str = "fused", channels_in: int = 1, depth_search: str = "dense") -> SuperNet:
+    """One stage, 4 channels, channels_last as in training."""
+    return lively(SuperNet(1, 4, channels_in, backend, depth_search)).to(DEVICE, memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("depth_search", DEPTH_SEARCHES)
+def test_fused_equals_reference_in_every_parameter(depth_search: str) -> None:
+    y = image(2, 1, 16, 21, dtype=torch.float32).to(DEVICE).requires_grad_()
+    nets = (net(backend, depth_search=depth_search) for backend in ("fused", "reference"))
+    report = assert_parity(*nets, y, reduction=25 * 4, depth=60)
+    assert not [row.name for row in report.rows if row.note], "a gradient that is exactly zero shows nothing"
+
+
+def test_fused_under_autocast() -> None:
+    fused, y = net(), image(1, 1, 8, 8, dtype=torch.float32).to(DEVICE)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        x = fused(y)
+    expected = net("reference")(y)
+    assert x.dtype == torch.float32
+    assert 0 < (x - expected).norm() < 0.02 * expected.norm()
+    fused.architecture.requires_grad_(False)
+    x.square().mean().backward()
+    for name, parameter in fused.named_parameters():
+        gradient = parameter.grad
+        assert (gradient is None) == (not parameter.requires_grad), name
+        assert gradient is None or (gradient.isfinite().all() and gradient.dtype == torch.float32)
+
+
+def test_fused_one_hot_equals_the_derived_network() -> None:
+    fused, genotype = net(channels_in=3), of_width(random_genotype(5), 4)
+    one_hot(fused, genotype)
+    y = image(1, 3, 8, 16, dtype=torch.float32).to(DEVICE)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(y), inherit(fused, genotype).to(DEVICE)(y), rtol=1e-4, atol=1e-5)
+
+
+def test_fused_has_no_float64() -> None:
+    with pytest.raises(ModnasError, match="got float64; the reference backend takes all"):
+        net().double()(image(1, 1, 8, 8).to(DEVICE))
