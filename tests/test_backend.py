@@ -18,7 +18,8 @@ def test_auto_falls_back_and_an_explicit_choice_stands() -> None:
 
 
 def test_an_impossible_choice_raises_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModnasError, match="'fused' cannot run on meta: its Triton kernels need a CUDA device"):
+    reason = "(its Triton kernels need a CUDA device|Triton is not installed)"
+    with pytest.raises(ModnasError, match=f"'fused' cannot run on meta: {reason}"):
         select_backend("fused", torch.device("meta"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModnasError, match="'fused' cannot run on cuda: Triton is not installed"):
