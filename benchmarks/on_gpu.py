@@ -29,6 +29,7 @@ _LIMIT = 900.0  # seconds of a stage
 STAGES: Mapping[str, Sequence[str]] = {
     "environment": ("-c", "import torch; print(torch.__version__, torch.cuda.get_device_properties(0))"),
     "gpu-tests": ("-m", "pytest", "-q", "-m", "gpu", "tests"),
+    "kernels": ("-m", "benchmarks.bench_kernels"),
     "supernet": ("-m", "benchmarks.bench_supernet", "--device", "cuda", "--repeats", "15"),
 }
 
