@@ -84,7 +84,7 @@ def channel_gate_bwd(dy: Tensor, x: Tensor, beta: Tensor, need_x: bool, need_bet
     tiles = cover(dy, loads=1 + need_beta, stores=need_x)
     dx = torch.empty_like(dy) if need_x else None
     dbeta = torch.empty_like(beta) if need_beta else None
-    sums = dy.new_empty((tiles.splits, tiles.channels), dtype=torch.float32)
+    sums = dy.new_empty((tiles.splits, tiles.channels), dtype=torch.float32) if need_beta else None
     with torch.cuda.device_of(dy):
         if tiles.count:
             _channel_gate_bwd_kernel[tiles.grid](

@@ -117,7 +117,7 @@ def dense_aggregate_bwd(
     depth, tiles = len(gamma) - 1, triton.cdiv(dy.numel(), ELEMENTS)
     programs = share(tiles, dy.device, 1 + (depth + 1) * need_gamma, (depth + 1) * need_features)
     dfeatures = [torch.empty_like(dy) for _ in range(depth + 1 if need_features else 0)]
-    dots = dy.new_empty((programs, depth + 1), dtype=torch.float32)
+    dots = dy.new_empty((programs, depth + 1), dtype=torch.float32) if need_gamma else None
     dgamma = [torch.empty_like(gamma)] if need_gamma else []
     constants = {"DEPTH": depth, "BLOCK_DEPTH": triton.next_power_of_2(depth + 1)}
     with torch.cuda.device_of(dy):

@@ -206,8 +206,9 @@ def mixed_aggregate_bwd(
     K, depth = len(alpha), len(gamma) - 1
     tiles = cover(dy, loads=1 + (depth + K) * need_parameters, stores=(depth + K) * need_features)
     dfeatures = [torch.empty_like(dy) for _ in range(depth + K if need_features else 0)]
-    sums = dy.new_empty((tiles.splits, K, tiles.channels), dtype=torch.float32)
-    dots = dy.new_empty((tiles.splits * tiles.chunks, K + depth), dtype=torch.float32)
+    programs = tiles.splits * tiles.chunks
+    sums = dy.new_empty((tiles.splits, K, tiles.channels), dtype=torch.float32) if need_parameters else None
+    dots = dy.new_empty((programs, K + depth), dtype=torch.float32) if need_parameters else None
     dparameters = [torch.empty_like(raw) for raw in (alpha, beta, gamma)] if need_parameters else []
     with torch.cuda.device_of(dy):
         if tiles.count:
@@ -240,7 +241,7 @@ def mixed_aggregate_bwd(
                 dots,
                 *dparameters,
                 tiles.splits,
-                len(dots),
+                programs,
                 DEPTH=depth,
                 BLOCK_DEPTH=triton.next_power_of_2(len(gamma)),
                 K=K,

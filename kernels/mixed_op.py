@@ -163,8 +163,9 @@ def mixed_op_bwd(
     K = len(alpha)
     tiles = cover(dz, loads=1 + K * need_parameters, stores=K * need_candidates)
     dcandidates = [torch.empty_like(dz) for _ in range(K if need_candidates else 0)]
-    sums = dz.new_empty((tiles.splits, K, tiles.channels), dtype=torch.float32)
-    dots = dz.new_empty((tiles.splits * tiles.chunks, K), dtype=torch.float32)
+    programs = tiles.splits * tiles.chunks
+    sums = dz.new_empty((tiles.splits, K, tiles.channels), dtype=torch.float32) if need_parameters else None
+    dots = dz.new_empty((programs, K), dtype=torch.float32) if need_parameters else None
     dparameters = [torch.empty_like(alpha), torch.empty_like(beta)] if need_parameters else []
     with torch.cuda.device_of(dz):
         if tiles.count:
@@ -191,7 +192,7 @@ def mixed_op_bwd(
                 dots,
                 *dparameters,
                 tiles.splits,
-                len(dots),
+                programs,
                 K=K,
                 BLOCK_K=triton.next_power_of_2(K),
                 C=tiles.channels,

@@ -80,7 +80,7 @@ def relax_bwd(
     """The gradients wanted: v's, y's, delta's, each in its tensor's dtype; v and y are read only for the last."""
     tiles = triton.cdiv(dx.numel(), ELEMENTS)
     programs = share(tiles, dx.device, loads=1 + 2 * need_delta, stores=need_v + need_y)
-    dots = dx.new_empty((programs,), dtype=torch.float32)
+    dots = dx.new_empty((programs,), dtype=torch.float32) if need_delta else None
     dv = torch.empty_like(dx, dtype=v.dtype) if need_v else None
     dy = torch.empty_like(dx, dtype=y.dtype) if need_y else None
     ddelta = torch.empty_like(delta) if need_delta else None

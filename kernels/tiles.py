@@ -24,8 +24,8 @@ _WIDEST = 128  # channels of a tile where they are neighbours: 256 bytes of half
 _LONGEST = 512  # positions of a tile where those are: 1 KiB, and little waste behind a row's end
 _MULTIPROCESSORS = 132  # an H100's, where there is no device to ask
 # An H100 hides its memory's latency behind 17 KB in flight a multiprocessor. A program has 4 KB of every half-precision
-# tensor that it loads, and what it stores nobody waits for. Twice to three times that leaves room for C below BLOCK_C
-# and for programs that compute; more would only repeat gates and partial sums.
+# tensor that it loads, and nobody waits for what it stores. Some three times as much leaves room for C below BLOCK_C
+# and for programs that compute; still more would only repeat gates and partial sums.
 _TENSORS_PER_MULTIPROCESSOR = 15
 _PROGRAMS_PER_MULTIPROCESSOR = 5
 

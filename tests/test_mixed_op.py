@@ -65,7 +65,14 @@ def by_kernels(alpha, beta, *candidates):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("K", "dtype"),
-    [(7, torch.float32), (7, torch.float16), (7, torch.bfloat16), (5, torch.float32), (4, torch.bfloat16)],
+    [
+        (1, torch.float32),
+        (7, torch.float32),
+        (7, torch.float16),
+        (7, torch.bfloat16),
+        (5, torch.float32),
+        (4, torch.bfloat16),
+    ],
 )
 def test_kernels(K: int, dtype: torch.dtype, layout: str) -> None:
     torch.manual_seed(0)
