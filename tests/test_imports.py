@@ -26,9 +26,9 @@ def imported_modules(path: Path) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("modnas_fast.")}
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/*.py")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/**/*.py")), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_rooms_import_one_way(path: Path) -> None:
-    room = path.parent.name
+    room = path.relative_to(PACKAGE).parts[0]
     allowed = FREE | set(ORDER[: ORDER.index(room) + 1])
     if room in LEAVES:
         allowed = FREE | {room}
@@ -46,12 +46,13 @@ def test_the_package_knows_no_tests_and_no_benchmarks() -> None:
     "statement", ["import modnas_fast", "import modnas_fast; modnas_fast.denoise; modnas_fast.DerivedNet"]
 )
 def test_importing_loads_nothing_heavy(statement: str) -> None:
-    """Beyond what torch itself loads: no Triton, no plotting, no YAML, no TensorBoard, no codecs, no CUDA context."""
+    """Beyond what torch itself loads: no Triton, no plotting, no YAML, no codecs, no baselines, no CUDA context."""
     code = (
         f"import sys, torch; before = set(sys.modules); {statement}\n"
         "heavy = ('triton', 'matplotlib', 'yaml', 'tensorboard', 'imagecodecs', 'tifffile', 'scipy', 'skimage')\n"
         "loaded = {name.split('.')[0] for name in set(sys.modules) - before} & set(heavy)\n"
         "assert not loaded, loaded\n"
+        "assert 'modnas_fast.networks.baselines' not in sys.modules\n"
         "assert not torch.cuda.is_initialized()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
