@@ -65,12 +65,12 @@ def from_authors(state: Mapping[str, Tensor], channels_in: int) -> tuple[nn.Modu
     left, folded = dict(state), {}
     for index, place in enumerate(places):
         weight = left.pop(f"{prefix}.{place}.weight")
-        bias = left.pop(f"{prefix}.{place}.bias", torch.zeros(len(weight)))
-        norm = f"{prefix}.{place + 1}."
-        if f"{norm}running_var" in state:
-            left.pop(f"{norm}num_batches_tracked", None)
-            scale = left.pop(f"{norm}weight") * torch.rsqrt(left.pop(f"{norm}running_var") + epsilon)
-            weight = weight * scale[:, None, None, None]
-            bias = (bias - left.pop(f"{norm}running_mean")) * scale + left.pop(f"{norm}bias")
+        bias = left.pop(f"{prefix}.{place}.bias", weight.new_zeros(len(weight)))
+        norm = [f"{prefix}.{place + 1}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+        if all(key in state and state[key].shape == bias.shape for key in norm):
+            gain, shift, mean, variance = (left.pop(key) for key in norm)
+            left.pop(f"{prefix}.{place + 1}.num_batches_tracked", None)
+            scale = gain * torch.rsqrt(variance + epsilon)
+            weight, bias = weight * scale[:, None, None, None], (bias - mean) * scale + shift
         folded[f"model.{2 * index}.weight"], folded[f"model.{2 * index}.bias"] = weight, bias
     return DnCNN(channels_in, depth=len(places), folded=True), folded | left

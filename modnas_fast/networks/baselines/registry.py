@@ -47,7 +47,8 @@ class Baseline:
         psnr: test set → dB at σ = 15, 25, 50, gray.
         psnr_from: who published these.
         note: by how much our count differs from the published one and why; what else to know.
-        author_keys: (pattern, replacement) pairs that turn a published file's tensor names into ours.
+        author_keys: (pattern, replacement) pairs that turn a published file's tensor names into ours; what becomes ""
+            is left out.
         from_authors: for files that need more: their tensors and the channels → a module and the tensors in its names.
     """
 
@@ -226,6 +227,7 @@ _ALL = (
         multiple=8,
         params_k=2325,
         counts_from=TABLE_4,
+        author_keys=((r"^SNet\..*", ""),),  # for training alone
         note="3.3 times the published parameters, which no part of the released code has; SIDD test 39.26 dB there",
     ),
     Baseline(
