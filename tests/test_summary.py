@@ -260,3 +260,35 @@ def test_command_refuses_what_is_no_size(size: str, capsys: pytest.CaptureFixtur
 def test_command_refuses_bad_requests_in_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["summary", "--genotype", "modnas-b", *arguments]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_command_prints_baselines_beside_what_is_published(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["summary", "--baselines"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "network parameters published MACs at 48x48 published kMAC a pixel"
+    assert "dncnn gray 556,096 556k +0.0% 1.2767 G 1.28 G -0.3% 554.1" in lines
+    assert "vdn RGB 7,700,742 2325k +231.2% 1.3001 G 564.3" in lines
+    assert "bm3d gray" in lines
+    assert any(line.startswith("n3net: 5 % more MACs") for line in lines)
+
+
+def test_command_prints_baselines_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["summary", "--baselines", "--channels-in", "3", "--size", "64x32", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert not {"tnrd", "n3net"} & rows.keys()
+    assert rows["bm3d"]["macs"] is None
+    assert rows["rdn"]["published_parameters_k"] is None
+    assert (rows["danet"]["published_parameters_k"], rows["danet"]["parameters"]) == (9154, 9_153_571)
+    assert (rows["ffdnet"]["width"], rows["ffdnet"]["height"], rows["ffdnet"]["channels_in"]) == (64, 32, 3)
+    assert rows["ffdnet"]["psnr"]["BSD68"] == [31.63, 29.19, 26.29]
+
+
+@pytest.mark.parametrize("arguments", [["--baselines", "--genotype", "modnas-b"], []])
+def test_command_wants_one_of_genotype_and_baselines(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["summary", *arguments])
+
+
+def test_baselines_have_no_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["summary", "--baselines", "--stages", "3"]) == 2
+    assert "--stages belongs to --genotype" in capsys.readouterr().err

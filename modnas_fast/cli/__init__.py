@@ -20,7 +20,7 @@ VERBS = {
     "derive": "derive a network from a searched supernet",
     "profile-ops": "measure the operations on this machine, for searches with a latency penalty",
     "report": "write the HTML report of one or several searches",
-    "summary": "count parameters, MACs, receptive field and memory of a genotype",
+    "summary": "count parameters, MACs, receptive field and memory of a genotype, or of the baselines",
     "plot": "draw a genotype as SVG or PNG",
     "models": "list the models that come with the package",
 }
