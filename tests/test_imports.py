@@ -13,7 +13,20 @@ PACKAGE = CHECKOUT / "modnas_fast"
 FILES = sorted([*PACKAGE.glob("*/**/*.py"), *CHECKOUT.glob("kernels/*.py")])
 
 # A room may import the rooms listed before it, and itself; single files are free to all.
-ORDER = ("images", "reference", "kernels", "ops", "layers", "networks", "runs", "search", "engine", "training", "cli")
+ORDER = (
+    "images",
+    "reference",
+    "kernels",
+    "ops",
+    "layers",
+    "networks",
+    "runs",
+    "search",
+    "_engine",
+    "engine",
+    "training",
+    "cli",
+)
 LEAVES = {"reference", "kernels"}
 FREE = {"atomic", "errors", "genotype", "version"}
 

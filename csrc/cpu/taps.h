@@ -1,0 +1,75 @@
+// Rows of pixels times packed weights, tap by tap: direct convolution, and the 1×1 parts of other kernels.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "cpu/multiply.h"
+
+namespace modnas_fast {
+namespace MODNAS_FAST_ISA {
+namespace {
+
+// `kRows` pixels of an output row × one column tile.
+template <int kRows, typename TileShape>
+MODNAS_FAST_INLINE void taps_tile(const TapsArguments& arguments, int64_t row, int64_t column, const Tile& tile,
+                                  const float* weights, const float* bias) {
+  constexpr int full = TileShape::full, vectors = TileShape::vectors;
+  constexpr bool paired = TileShape::paired;
+  Vector sums[kRows][vectors];
+#pragma GCC unroll 12
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 3
+    for (int v = 0; v < vectors; ++v) sums[r][v] = load(bias + v * kLanes);
+  }
+  for (int64_t t = 0; t < arguments.num_taps; ++t) {
+    const Source& tap = arguments.taps[t];
+    const float* a = tap.data + row * tap.row_stride + column * tap.pixel_stride;
+    if (tap.relu) {
+      multiply_add<kRows, full, paired, true>(sums, a, tap.pixel_stride, tap.channels, weights);
+    } else {
+      multiply_add<kRows, full, paired, false>(sums, a, tap.pixel_stride, tap.channels, weights);
+    }
+    weights += tap.channels / 2 * (2 * full + paired) * kLanes;
+  }
+  const Target& out = arguments.out;
+  float* to = out.data + row * out.row_stride + column * out.pixel_stride + tile.column;
+#pragma GCC unroll 12
+  for (int r = 0; r < kRows; ++r, to += out.pixel_stride) {
+#pragma GCC unroll 3
+    for (int v = 0; v < full; ++v) store(to + v * kLanes, out.relu ? relu(sums[r][v]) : sums[r][v]);
+    if (paired) store_pairs(to + full * kLanes, sums[r][vectors - 1], out.relu, nullptr);
+  }
+}
+
+inline void taps_window(const TapsArguments& arguments, const Window& window) {
+  int64_t depth = 0;
+  for (int64_t t = 0; t < arguments.num_taps; ++t) depth += arguments.taps[t].channels;
+  const ColumnTiles tiles(arguments.out.channels, kLanes);
+  const float* weights = arguments.weights;
+  const float* bias = arguments.bias;
+  const int64_t width = window.column_end - window.column_begin;
+  for (int64_t index = 0; index < tiles.count(); ++index) {
+    const Tile tile = tiles[index];
+    with_shape(tile, [&](auto shape) {
+      constexpr int rows = tile_rows(decltype(shape)::vectors);
+      for (int64_t y = window.row_begin; y < window.row_end; ++y) {
+        if (width < rows) {
+          for (int64_t x = window.column_begin; x < window.column_end; ++x) {
+            taps_tile<1, decltype(shape)>(arguments, y, x, tile, weights, bias);
+          }
+          continue;
+        }
+        for (int64_t x = window.column_begin; x < window.column_end; x += rows) {
+          // The last tile of a row overlaps its neighbour and computes the same values again.
+          const int64_t begin = x + rows <= window.column_end ? x : window.column_end - rows;
+          taps_tile<rows, decltype(shape)>(arguments, y, begin, tile, weights, bias);
+        }
+      }
+    });
+    weights += depth / 2 * tiles.pair_size(index);
+    bias += tile.vectors() * kLanes;
+  }
+}
+
+}  // namespace
+}  // namespace MODNAS_FAST_ISA
+}  // namespace modnas_fast

@@ -1,0 +1,55 @@
+#include "cpu/variant.h"
+#include "cpu/vector.h"
+
+namespace modnas_fast {
+namespace MODNAS_FAST_ISA {
+namespace {
+
+// Where output position p reads: ¾ of the nearer source and ¼ of the farther one, both clamped to 0…size − 1.
+struct Mix {
+  int64_t near, far;
+};
+
+MODNAS_FAST_INLINE Mix mix(int64_t position, int64_t size) {
+  const int64_t near = position / 2, far = position % 2 != 0 ? near + 1 : near - 1;
+  return {near, far < 0 ? 0 : far < size ? far : size - 1};
+}
+
+MODNAS_FAST_INLINE Vector blend(Vector near, Vector far) { return 0.75f * near + 0.25f * far; }
+
+// A vector, but only a pixel's last 8 channels where a whole one would reach into the next pixel.
+MODNAS_FAST_INLINE void store_channels(float* to, Vector value, int64_t left) {
+  if (left < kLanes) {
+    std::memcpy(to, &value, kLanes < 8 ? sizeof value : 8 * sizeof(float));
+  } else {
+    store(to, value);
+  }
+}
+
+}  // namespace
+
+void upsample(const UpsampleArguments& arguments, const Window& window) {
+  const Source& source = arguments.source;
+  const Target& out = arguments.out;
+  for (int64_t y = window.row_begin; y < window.row_end; ++y) {
+    const Mix rows = mix(y, out.rows / 2);
+    const float* near_row = source.data + rows.near * source.row_stride;
+    const float* far_row = source.data + rows.far * source.row_stride;
+    for (int64_t x = window.column_begin; x < window.column_end; ++x) {
+      const Mix columns = mix(x, out.columns / 2);
+      const int64_t near = columns.near * source.pixel_stride, far = columns.far * source.pixel_stride;
+      float* to = out.data + y * out.row_stride + x * out.pixel_stride;
+      for (int64_t c = 0; c < out.channels; c += kLanes) {
+        Vector value = load(near_row + near + c);
+        if (arguments.bilinear) {
+          value = blend(blend(value, load(far_row + near + c)),
+                        blend(load(near_row + far + c), load(far_row + far + c)));
+        }
+        store_channels(to + c, value, out.channels - c);
+      }
+    }
+  }
+}
+
+}  // namespace MODNAS_FAST_ISA
+}  // namespace modnas_fast

@@ -1,0 +1,71 @@
+// One vector type a variant. GCC's and clang's vector extensions give arithmetic; the rest is here.
+//
+// Only kernel files include this: everything is internal to the translation unit and in the variant's namespace, so
+// that no function compiled for a newer processor can replace another's at link time.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+#define MODNAS_FAST_INLINE inline __attribute__((always_inline))
+
+namespace modnas_fast {
+namespace MODNAS_FAST_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
+typedef float UnalignedVector __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
+
+MODNAS_FAST_INLINE Vector load(const float* from) { return *reinterpret_cast<const UnalignedVector*>(from); }
+MODNAS_FAST_INLINE void store(float* to, Vector value) { *reinterpret_cast<UnalignedVector*>(to) = value; }
+
+MODNAS_FAST_INLINE Vector broadcast(float value) { return value - Vector{}; }
+
+// NaN stays NaN: the instruction returns its second operand then.
+MODNAS_FAST_INLINE Vector relu(Vector value) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(Vector{}, value);
+#elif defined(__AVX__)
+  return _mm256_max_ps(Vector{}, value);
+#else
+  return value < 0 ? Vector{} : value;
+#endif
+}
+
+#if defined(__AVX512F__)
+// from[0], from[1], from[0], from[1], …
+MODNAS_FAST_INLINE Vector broadcast_pair(const float* from) {
+  double pair;
+  std::memcpy(&pair, from, sizeof pair);
+  return reinterpret_cast<Vector>(_mm512_set1_pd(pair));
+}
+
+// The sums of neighbouring lanes, as 8 channels.
+MODNAS_FAST_INLINE void store_pairs(float* to, Vector value, bool rectify, const float* add) {
+  const Vector even = _mm512_moveldup_ps(value), odd = _mm512_movehdup_ps(value);
+  const __m512i order = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 14, 12, 10, 8, 6, 4, 2, 0);
+  __m256 sum = _mm512_castps512_ps256(_mm512_permutexvar_ps(order, even + odd));
+  if (add != nullptr) sum = _mm256_add_ps(sum, _mm256_loadu_ps(add));
+  if (rectify) sum = _mm256_max_ps(_mm256_setzero_ps(), sum);
+  _mm256_storeu_ps(to, sum);
+}
+#else  // no vector is wider than 8 channels, and none is shared
+MODNAS_FAST_INLINE Vector broadcast_pair(const float*) { return Vector{}; }
+MODNAS_FAST_INLINE void store_pairs(float*, Vector, bool, const float*) {}
+#endif
+
+}  // namespace
+}  // namespace MODNAS_FAST_ISA
+}  // namespace modnas_fast

@@ -1,0 +1,46 @@
+#include "image.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace modnas_fast {
+
+void read_image(const ImageView<const float>& from, int64_t channels, int64_t rows, int64_t columns,
+                const Placement& place, float* to) {
+  std::fill_n(to, place.floats(), 0.0f);
+  for (int64_t y = 0; y < place.rows; ++y) {
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      const float* row = from.data + channel * from.channel_stride + std::min(y, rows - 1) * from.row_stride;
+      float* out = to + place.origin() + y * place.row_stride() + channel;
+      for (int64_t x = 0; x < columns; ++x) out[x * place.channels] = row[x * from.column_stride];
+      for (int64_t x = columns; x < place.columns; ++x) out[x * place.channels] = out[(columns - 1) * place.channels];
+    }
+  }
+}
+
+void write_image(const float* from, const Placement& place, int64_t channels, const Window& window,
+                 const ImageView<float>& to) {
+  for (int64_t y = window.row_begin; y < window.row_end; ++y) {
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      const float* row = from + place.origin() + y * place.row_stride() + channel;
+      float* out = to.data + channel * to.channel_stride + (y - window.row_begin) * to.row_stride;
+      for (int64_t x = window.column_begin; x < window.column_end; ++x) {
+        out[(x - window.column_begin) * to.column_stride] = row[x * place.channels];
+      }
+    }
+  }
+}
+
+void zero_halo(const Placement& place, float* memory) {
+  const int64_t stride = place.row_stride();
+  const int64_t left = place.before * place.channels, right = place.columns_after * place.channels;
+  std::fill_n(memory, place.before * stride, 0.0f);
+  float* row = memory + place.before * stride;
+  for (int64_t y = 0; y < place.rows; ++y, row += stride) {
+    std::fill_n(row, left, 0.0f);
+    std::fill_n(row + stride - right, right, 0.0f);
+  }
+  std::fill_n(row, place.rows_after * stride, 0.0f);
+}
+
+}  // namespace modnas_fast

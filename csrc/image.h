@@ -1,0 +1,20 @@
+// Between a caller's planar, strided images and the engine's; and the zeros around tensors.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "network.h"
+#include "plan.h"
+
+namespace modnas_fast {
+
+// The image, its last row and column repeated to `place`'s size, padding channels and halo zero.
+void read_image(const ImageView<const float>& from, int64_t channels, int64_t rows, int64_t columns,
+                const Placement& place, float* to);
+
+void write_image(const float* from, const Placement& place, int64_t channels, const Window& window,
+                 const ImageView<float>& to);
+
+// Zeroes what lies around the tensor's pixels.
+void zero_halo(const Placement& place, float* memory);
+
+}  // namespace modnas_fast

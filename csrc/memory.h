@@ -1,0 +1,43 @@
+// Where activations lie: one arena, shared by tensors that are never alive at once.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace modnas_fast {
+
+struct Lifetime {
+  int64_t bytes;
+  int first_step, last_step;  // both included
+};
+
+struct Layout {
+  std::vector<int64_t> offsets;  // [tensors], multiples of kAlignment
+  int64_t bytes = 0;
+};
+
+// Every tensor at the lowest offset at which it meets no tensor alive with it, largest tensors first.
+Layout lay_out(const std::vector<Lifetime>& tensors);
+
+// Bytes on a cache-line boundary that only grow; contents are lost when they do.
+class Arena {
+ public:
+  static constexpr int64_t kAlignment = 64;
+
+  Arena() = default;
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  // Raises std::bad_alloc.
+  void reserve(int64_t bytes);
+  void release();
+  int64_t bytes() const { return bytes_; }
+  float* data() const { return static_cast<float*>(data_); }
+
+ private:
+  void* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace modnas_fast

@@ -1,0 +1,252 @@
+#include "network.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <stdexcept>
+
+#include "image.h"
+
+namespace modnas_fast {
+
+namespace {
+
+constexpr size_t kPlans = 4;            // sizes remembered
+constexpr int64_t kTasksAThread = 8;    // row-wise kernels: enough to balance, few enough to be worth taking
+constexpr int64_t kSizeMultiple = 8;
+
+int64_t round_up(int64_t size, int64_t to) { return (size + to - 1) / to * to; }
+
+const Kernels* choose_kernels(const std::string& variant) {
+  const Kernels* kernels = select_kernels(variant.empty() ? nullptr : variant.c_str());
+  if (kernels == nullptr) {
+    throw std::invalid_argument("this processor runs no kernels called '" + variant + "'");
+  }
+  return kernels;
+}
+
+const char* kernel_name(const PreparedLayer& layer) {
+  switch (layer.algorithm) {
+    case Algorithm::kTaps: return "direct";
+    case Algorithm::kWinograd: return layer.kernel == 3 ? "winograd F(4x4,3x3)" : "winograd F(2x2,5x5)";
+    case Algorithm::kSeparable: return "depthwise + 1x1";
+    case Algorithm::kUpsample: return "interpolation";
+    case Algorithm::kOutput: return "1x1 + relaxation";
+  }
+  return "";
+}
+
+}  // namespace
+
+Network::Network(int64_t image_channels, const std::vector<std::vector<Layer>>& stages, int threads,
+                 const std::string& variant)
+    : image_channels_(image_channels), kernels_(choose_kernels(variant)), threads_(threads) {
+  if (stages.empty()) throw std::invalid_argument("a network has at least one stage");
+  for (const std::vector<Layer>& layers : stages) {
+    stages_.push_back(prepare_stage(layers, image_channels, kernels_->lanes));
+    if (stages_.back().layers.size() != stages_.front().layers.size()) {
+      throw std::invalid_argument("all stages of a network have the same layers");
+    }
+  }
+  int64_t scratch = 0;
+  for (const PreparedLayer& layer : stages_.front().layers) {
+    int64_t channels_in = 0;
+    for (int input : layer.inputs) channels_in += stages_.front().tensors[input].padded_channels;
+    const int64_t channels_out = stages_.front().tensors[layer.output].padded_channels;
+    if (layer.algorithm == Algorithm::kWinograd) {
+      scratch = std::max(scratch, winograd_scratch(channels_in, channels_out));
+    } else if (layer.algorithm == Algorithm::kSeparable) {
+      scratch = std::max(scratch, separable_scratch(channels_in));
+    }
+  }
+  scratch_stride_ = round_up(scratch, 1024);  // threads write to pages of their own
+  scratch_.reserve(scratch_stride_ * threads_.size() * static_cast<int64_t>(sizeof(float)));
+}
+
+Plan& Network::plan_for(int64_t rows, int64_t columns) {
+  const auto known = std::find_if(plans_.begin(), plans_.end(),
+                                  [&](const Plan& plan) { return plan.rows == rows && plan.columns == columns; });
+  if (known != plans_.end()) {
+    plans_.splice(plans_.begin(), plans_, known);
+  } else {
+    plans_.push_front(make_plan(stages_.front(), rows, columns));
+    if (plans_.size() > kPlans) plans_.pop_back();
+  }
+  return plans_.front();
+}
+
+bool Network::run(const RunRequest& request, const Progress& progress) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const int64_t rows = round_up(request.rows, kSizeMultiple), columns = round_up(request.columns, kSizeMultiple);
+  Plan& plan = plan_for(rows, columns);
+  arena_.reserve(plan.bytes);
+  const Placement& image = plan.tensors.front();
+  float* buffers[3];
+  for (int i = 0; i < 3; ++i) buffers[i] = arena_.data() + plan.image_offsets[i];
+
+  read_image(request.y, image_channels_, request.rows, request.columns, image, buffers[0]);
+  float* x = buffers[0];
+  if (request.x.data != request.y.data) {
+    x = buffers[1];
+    read_image(request.x, image_channels_, request.rows, request.columns, image, x);
+  }
+  const size_t layers = stages_.front().layers.size();
+  const double steps = static_cast<double>(layers * (request.last_stage - request.first_stage));
+  double step = 0;
+  for (size_t stage = request.first_stage; stage < request.last_stage; ++stage) {
+    float* result = x == buffers[1] ? buffers[2] : buffers[1];
+    for (size_t index = 0; index < layers; ++index) {
+      const auto begin = std::chrono::steady_clock::now();
+      run_layer(stages_[stage].layers[index], plan, x, buffers[0], result);
+      const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+      plan.layer_seconds[index] += taken.count();
+      if (progress && !progress(++step / steps)) return false;
+    }
+    ++plan.measured;
+    x = result;
+  }
+  write_image(x, image, image_channels_, request.window, request.out);
+  return true;
+}
+
+void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* input, float* noisy, float* output) {
+  const int last = static_cast<int>(plan.tensors.size()) - 1;
+  const auto memory = [&](int tensor) {
+    return tensor == 0 ? input : tensor == last ? output : arena_.data() + plan.tensors[tensor].offset;
+  };
+  const auto source = [&](int tensor, int64_t scale, bool relu) {
+    const Placement& place = plan.tensors[tensor];
+    return Source{memory(tensor) + place.origin(), scale * place.row_stride(), scale * place.pixel_stride(),
+                  place.channels, relu};
+  };
+  const Placement& place = plan.tensors[layer.output];
+  const Target target = {memory(layer.output) + place.origin(), place.row_stride(), place.pixel_stride(),
+                         place.rows, place.columns, place.channels, layer.relu_out};
+
+  // Phases of the taps kernel, and a shortcut, which is one.
+  std::vector<std::vector<Source>> taps;
+  std::vector<TapsArguments> phases;
+  for (const Phase& phase : layer.phases) {
+    std::vector<Source> sources;
+    for (const TapPlace& tap : phase.taps) {
+      Source from = source(tap.tensor, tap.tensor == layer.shortcut ? 1 : layer.input_scale, tap.relu);
+      const Placement& tensor = plan.tensors[tap.tensor];
+      from.data += tap.dy * tensor.row_stride() + tap.dx * tensor.pixel_stride();
+      from.channels *= tap.width;
+      sources.push_back(from);
+    }
+    taps.push_back(std::move(sources));
+    Target out = target;
+    out.data += phase.row * place.row_stride() + phase.column * place.pixel_stride();
+    out.row_stride *= layer.output_scale;
+    out.pixel_stride *= layer.output_scale;
+    out.rows /= layer.output_scale;
+    out.columns /= layer.output_scale;
+    phases.push_back({taps.back().data(), static_cast<int64_t>(taps.back().size()), phase.weights.data(),
+                      phase.bias.data(), out});
+  }
+  const auto scratch = [&](int thread) { return scratch_.data() + thread * scratch_stride_; };
+
+  // Task 0 zeroes the output's halo; the others compute.
+  const auto in_rows = [&](int64_t rows, int64_t passes, const auto& compute) {
+    const int64_t chunk = std::max<int64_t>(1, rows * passes / (threads_.size() * kTasksAThread));
+    const int64_t chunks = (rows + chunk - 1) / chunk;
+    threads_.run(1 + passes * chunks, [&](int64_t task, int thread) {
+      if (task == 0) return zero_halo(place, memory(layer.output));
+      const int64_t begin = (task - 1) % chunks * chunk;
+      compute((task - 1) / chunks, begin, std::min(begin + chunk, rows), thread);
+    });
+  };
+
+  switch (layer.algorithm) {
+    case Algorithm::kTaps:
+      in_rows(phases.front().out.rows, static_cast<int64_t>(phases.size()),
+              [&](int64_t phase, int64_t begin, int64_t end, int) {
+                kernels_->taps(phases[phase], {begin, end, 0, phases[phase].out.columns});
+              });
+      break;
+    case Algorithm::kWinograd: {
+      Source sources[2];
+      for (size_t i = 0; i < layer.inputs.size(); ++i) sources[i] = source(layer.inputs[i], 1, layer.relu_in);
+      WinogradArguments arguments = {sources, static_cast<int64_t>(layer.inputs.size()), layer.kernel,
+                                     layer.weights.data(), layer.weight_stride, layer.bias.data(), nullptr, target};
+      if (!phases.empty()) {
+        phases.front().out.relu = false;  // the sum is rectified, not this part of it
+        arguments.shortcut = &phases.front();
+      }
+      const int64_t outputs = winograd_outputs(layer.kernel);
+      const int64_t tiles = ((place.rows + outputs - 1) / outputs) * ((place.columns + outputs - 1) / outputs);
+      threads_.run(1 + (tiles + kWinogradTiles - 1) / kWinogradTiles, [&](int64_t task, int thread) {
+        if (task == 0) return zero_halo(place, memory(layer.output));
+        const int64_t begin = (task - 1) * kWinogradTiles;
+        kernels_->winograd(arguments, scratch(thread), begin, std::min(begin + kWinogradTiles, tiles));
+      });
+      break;
+    }
+    case Algorithm::kSeparable: {
+      const SeparableArguments arguments = {source(layer.inputs[0], 1, layer.relu_in), layer.kernel, layer.dilation,
+                                            layer.depthwise_weights.data(), layer.depthwise_bias.data(),
+                                            layer.weights.data(), layer.bias.data(), target};
+      in_rows(place.rows, 1, [&](int64_t, int64_t begin, int64_t end, int thread) {
+        kernels_->separable(arguments, scratch(thread), {begin, end, 0, place.columns});
+      });
+      break;
+    }
+    case Algorithm::kUpsample: {
+      const UpsampleArguments arguments = {source(layer.inputs[0], 1, false), layer.op == Op::kBilinear, target};
+      in_rows(place.rows, 1, [&](int64_t, int64_t begin, int64_t end, int) {
+        kernels_->upsample(arguments, {begin, end, 0, place.columns});
+      });
+      break;
+    }
+    case Algorithm::kOutput: {
+      const OutputArguments arguments = {source(layer.inputs[0], 1, true), layer.weights.data(), layer.bias.data(),
+                                         layer.delta, image_channels_, noisy + place.origin(), target};
+      in_rows(place.rows, 1, [&](int64_t, int64_t begin, int64_t end, int) {
+        kernels_->output(arguments, {begin, end, 0, place.columns});
+      });
+      break;
+    }
+  }
+}
+
+int64_t Network::working_bytes(int64_t rows, int64_t columns) const {
+  return make_plan(stages_.front(), round_up(rows, kSizeMultiple), round_up(columns, kSizeMultiple)).bytes +
+         scratch_.bytes();
+}
+
+int64_t Network::weight_bytes() const {
+  size_t floats = 0;
+  for (const PreparedStage& stage : stages_) {
+    for (const PreparedLayer& layer : stage.layers) {
+      floats += layer.weights.size() + layer.bias.size() + layer.depthwise_weights.size() + layer.depthwise_bias.size();
+      for (const Phase& phase : layer.phases) floats += phase.weights.size() + phase.bias.size();
+    }
+  }
+  return static_cast<int64_t>(floats * sizeof(float));
+}
+
+std::vector<LayerReport> Network::report(int64_t rows, int64_t columns) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const Plan& plan = plan_for(round_up(rows, kSizeMultiple), round_up(columns, kSizeMultiple));
+  std::vector<LayerReport> lines;
+  const PreparedStage& stage = stages_.front();
+  for (size_t index = 0; index < stage.layers.size(); ++index) {
+    const PreparedLayer& layer = stage.layers[index];
+    const Placement& place = plan.tensors[layer.output];
+    int64_t channels_in = 0;
+    for (int input : layer.inputs) channels_in += stage.tensors[input].channels;
+    lines.push_back({layer.name, kernel_name(layer), place.rows, place.columns, channels_in,
+                     stage.tensors[layer.output].channels, layer.macs_a_pixel * place.rows * place.columns,
+                     place.floats() * static_cast<int64_t>(sizeof(float)),
+                     plan.measured == 0 ? 0 : plan.layer_seconds[index] / static_cast<double>(plan.measured)});
+  }
+  return lines;
+}
+
+void Network::release() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  arena_.release();
+}
+
+}  // namespace modnas_fast

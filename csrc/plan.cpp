@@ -1,0 +1,85 @@
+#include "plan.h"
+
+#include <algorithm>
+
+#include "memory.h"
+
+namespace modnas_fast {
+
+namespace {
+
+constexpr int64_t kSlack = 16;  // floats that a kernel may read beyond the last pixel
+
+// Makes the tensor's halo large enough for one that reads `before` to the left and above, and `after` beyond.
+void widen(Placement& tensor, int64_t before, int64_t rows_after, int64_t columns_after) {
+  tensor.before = std::max(tensor.before, before);
+  tensor.rows_after = std::max(tensor.rows_after, rows_after);
+  tensor.columns_after = std::max(tensor.columns_after, columns_after);
+}
+
+void widen_inputs(std::vector<Placement>& tensors, const PreparedLayer& layer) {
+  if (layer.algorithm == Algorithm::kWinograd) {
+    const int64_t reach = layer.kernel / 2, outputs = winograd_outputs(layer.kernel);
+    for (int input : layer.inputs) {
+      Placement& tensor = tensors[input];
+      // Tiles hang over the border by up to outputs − 1.
+      widen(tensor, reach, reach + (outputs - tensor.rows % outputs) % outputs,
+            reach + (outputs - tensor.columns % outputs) % outputs);
+    }
+  } else if (layer.algorithm == Algorithm::kSeparable) {
+    const int64_t reach = int64_t{layer.kernel / 2} * layer.dilation;
+    widen(tensors[layer.inputs[0]], reach, reach, reach);
+  } else {
+    for (const Phase& phase : layer.phases) {
+      for (const TapPlace& tap : phase.taps) {
+        const int64_t after_rows = std::max<int64_t>(0, tap.dy), after_columns = tap.dx + tap.width - 1;
+        widen(tensors[tap.tensor], std::max<int64_t>({0, -tap.dy, -tap.dx}), after_rows,
+              std::max<int64_t>(0, after_columns));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int64_t Placement::floats() const { return (before + rows + rows_after) * row_stride() + kSlack; }
+
+Plan make_plan(const PreparedStage& stage, int64_t rows, int64_t columns) {
+  Plan plan = {};
+  plan.rows = rows;
+  plan.columns = columns;
+  for (const Tensor& tensor : stage.tensors) {
+    plan.tensors.push_back({rows >> tensor.shift, columns >> tensor.shift, tensor.padded_channels, 0, 0, 0, 0});
+  }
+  const int count = static_cast<int>(plan.tensors.size());
+  std::vector<Lifetime> lifetimes(count);
+  for (int step = 0; step < static_cast<int>(stage.layers.size()); ++step) {
+    const PreparedLayer& layer = stage.layers[step];
+    widen_inputs(plan.tensors, layer);
+    lifetimes[layer.output].first_step = lifetimes[layer.output].last_step = step;
+    for (int input : layer.inputs) lifetimes[input].last_step = step;
+    if (layer.shortcut >= 0) lifetimes[layer.shortcut].last_step = step;
+  }
+  Placement& image = plan.tensors.front();
+  plan.tensors.back() = image;  // the next stage's input
+
+  for (int tensor = 1; tensor + 1 < count; ++tensor) {
+    lifetimes[tensor].bytes = plan.tensors[tensor].floats() * static_cast<int64_t>(sizeof(float));
+  }
+  lifetimes.front() = lifetimes.back() = {0, 0, 0};
+  const int64_t image_bytes = plan.tensors.front().floats() * static_cast<int64_t>(sizeof(float));
+  const int last = static_cast<int>(stage.layers.size());
+  for (int i = 0; i < 3; ++i) lifetimes.push_back({image_bytes, 0, last});
+  const Layout layout = lay_out(lifetimes);
+  for (int tensor = 0; tensor < count; ++tensor) {
+    plan.tensors[tensor].offset = layout.offsets[tensor] / static_cast<int64_t>(sizeof(float));
+  }
+  for (int i = 0; i < 3; ++i) {
+    plan.image_offsets[i] = layout.offsets[count + i] / static_cast<int64_t>(sizeof(float));
+  }
+  plan.bytes = layout.bytes;
+  plan.layer_seconds.assign(stage.layers.size(), 0);
+  return plan;
+}
+
+}  // namespace modnas_fast

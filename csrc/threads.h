@@ -1,0 +1,43 @@
+// A fixed team of threads for loops inside one image.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace modnas_fast {
+
+// `run` shares the tasks of a loop among the calling thread and size − 1 others, which live as long as the team. Tasks
+// are taken one by one, so that uneven ones and busy cores balance. One `run` at a time.
+class Threads {
+ public:
+  explicit Threads(int size);
+  ~Threads();
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+
+  int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Calls task(index, thread) for every index in 0…count − 1; `thread` is 0…size − 1. Tasks must not throw.
+  void run(int64_t count, const std::function<void(int64_t, int)>& task);
+
+ private:
+  void work(int thread);
+  void take_tasks(int thread);
+
+  std::vector<std::thread> workers_;
+  std::mutex mutex_;
+  std::condition_variable started_, finished_;
+  std::atomic<int64_t> next_{0};
+  std::atomic<uint64_t> round_{0};  // counts the runs; a worker waits for the next one
+  std::atomic<int> busy_{0};        // workers that have not finished the round
+  std::atomic<bool> stop_{false};
+  int64_t count_ = 0;
+  const std::function<void(int64_t, int)>* task_ = nullptr;
+};
+
+}  // namespace modnas_fast

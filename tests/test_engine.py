@@ -1,0 +1,212 @@
+"""The compiled engine against the derived network in float64: every operation, size, batch, stride, thread, variant."""
+
+from __future__ import annotations
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from modnas_fast import DerivedNet, Genotype, ModnasError
+from modnas_fast.engine.engine import Cancelled, Engine, engine_obstacle
+from tests.cases import random_genotype
+from tests.parity import assert_parity
+from tests.test_tiling import random_net
+
+pytestmark = pytest.mark.skipif(bool(engine_obstacle()), reason=f"no compiled engine: {engine_obstacle()}")
+
+if not engine_obstacle():
+    from modnas_fast import _engine
+
+    VARIANTS = _engine.variants()
+else:
+    VARIANTS = []
+
+SIZES = ((1, 1), (7, 9), (16, 8), (23, 41), (56, 40))
+
+
+def assert_engine_parity(net: DerivedNet, x: Tensor, **settings) -> None:
+    engine = Engine(net.genotype, net.state_dict(), **settings)
+    exact = copy.deepcopy(net).double()
+    assert_parity(
+        lambda y: torch.from_numpy(engine(y.numpy())),
+        torch.inference_mode()(exact.forward),
+        x,
+        reduction=1,
+        gradients=False,
+        tolerance=1e-5,
+        reason="the bound that the engine promises for a whole network",
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("seed", range(24))
+def test_random_genotypes(seed: int, variant: str) -> None:
+    """Seeds 0…23 together hold every operation, skip pattern and width up to 12."""
+    channels, stages = 1 + 2 * (seed % 2), 1 + seed % 3
+    net = random_net(random_genotype(seed), stages, channels)
+    height, width = SIZES[seed % len(SIZES)]
+    assert_engine_parity(net, torch.rand(1 + seed % 2, channels, height, width), threads=1 + seed % 3, variant=variant)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("seed", range(100, 106))
+def test_random_genotypes_of_wide_layers(seed: int, variant: str) -> None:
+    """Widths of up to 72: more than one register tile, with and without left-over channels."""
+    assert_engine_parity(random_net(random_genotype(seed, 72)), torch.rand(1, 1, 40, 24), threads=2, variant=variant)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 130), (64, 64), (101, 67), (41, 203)], ids=str)
+@pytest.mark.parametrize("name", ["modnas-b", "modnas-ar"])
+def test_published_networks(name: str, size: tuple[int, int]) -> None:
+    net = random_net(Genotype.load(name))
+    assert_engine_parity(net, torch.rand(1, 1, *size), threads=2)
+
+
+@pytest.mark.parametrize(("stages", "channels", "batch"), [(3, 1, 2), (6, 3, 1), (1, 3, 5)])
+def test_published_network_unfolded_in_colour_and_batches(stages: int, channels: int, batch: int) -> None:
+    net = random_net(Genotype.load("modnas-b"), stages, channels)
+    assert_engine_parity(net, torch.rand(batch, channels, 33, 26), threads=3)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine.from_pretrained("modnas-b-t1-gray-s25", threads=2)
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.random.default_rng(0).random((1, 1, 45, 70), np.float32)
+
+
+def test_strided_inputs_and_outputs(engine: Engine, image: np.ndarray) -> None:
+    expected = engine(image)
+    for strided in (np.repeat(image, 2, axis=3)[..., ::2], image[..., ::-1, ::-1].copy()[..., ::-1, ::-1]):
+        assert not strided.flags.c_contiguous
+        assert np.array_equal(engine(strided), expected)
+    last = np.full((1, 1, 45, 140), np.nan, np.float32)
+    assert engine(image, out=last[..., 1::2]).base is not None
+    assert np.array_equal(last[..., 1::2], expected)
+    assert np.isnan(last[..., ::2]).all()
+
+
+def test_tensors_come_in_and_go_out_by_dlpack(engine: Engine, image: np.ndarray) -> None:
+    out = torch.full((1, 1, 45, 70), torch.nan)
+    engine(torch.from_numpy(image), out=out)
+    assert np.array_equal(out.numpy(), engine(image))
+
+
+def test_calls_repeat_to_the_bit_with_any_number_of_threads(engine: Engine, image: np.ndarray) -> None:
+    expected = engine(image)
+    engine(np.full((1, 1, 90, 50), np.float32(7)))  # leaves other values in the arena
+    assert np.array_equal(engine(image), expected)
+    for threads in (1, 3):
+        assert np.array_equal(Engine.from_pretrained("modnas-b-t1-gray-s25", threads=threads)(image), expected)
+
+
+def test_calls_from_several_threads(engine: Engine) -> None:
+    images = [np.random.default_rng(i).random((1, 1, 20 + i, 31), np.float32) for i in range(8)]
+    expected = [engine(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for got, want in zip(pool.map(engine, images), expected, strict=True):
+            assert np.array_equal(got, want)
+
+
+def test_nan_stays_where_it_can_be_seen(engine: Engine, image: np.ndarray) -> None:
+    broken = image.copy()
+    broken[0, 0, 3, 3] = np.nan
+    assert np.isnan(engine(broken)[0, 0, 3, 3])
+
+
+def test_progress_and_cancelling(engine: Engine, image: np.ndarray) -> None:
+    shares: list[float] = []
+    engine(np.concatenate([image, image]), progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    with pytest.raises(Cancelled, match="cancelled"):
+        engine(image, progress=lambda share: share < 0.5)
+    with pytest.raises(ZeroDivisionError):
+        engine(image, progress=lambda share: 1 / 0)
+    assert np.isfinite(engine(image)).all()
+
+
+def test_the_plan_shows_every_layer_and_counts_what_the_summary_counts(engine: Engine) -> None:
+    from modnas_fast.networks.summary import summarize
+
+    fresh = engine.plan(120, 200)
+    assert fresh.macs == summarize(engine.genotype, height=120, width=200).macs
+    assert all(row.seconds == 0 for row in fresh.rows)
+    engine.warmup(120, 200)
+    table = str(engine.plan(120, 200))
+    assert all(row.seconds > 0 for row in engine.plan(120, 200).rows)
+    assert "winograd F(4x4,3x3)" in table
+    assert "DB4 fuse" in table
+
+
+def test_memory_is_shared_between_layers(engine: Engine) -> None:
+    """Three tensors of full size at most: a layer's input, its output, and EB1's feature or a shortcut's source."""
+    assert engine.working_bytes(512, 512) < 3.2 * 48 * 4 * 512 * 512
+    engine.release()
+    assert np.isfinite(engine(np.zeros((1, 1, 9, 9), np.float32))).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((1, 3, 8, 8), np.float32), "one channel at a time"),
+        (np.zeros((1, 1, 8, 8)), "float64"),
+        (np.zeros((8, 8), np.float32), r"\[8, 8\]"),
+        (np.zeros((1, 1, 0, 8), np.float32), r"\[1, 1, 0, 8\]"),
+        ("photo.png", "cannot read a str"),
+    ],
+)
+def test_bad_inputs(engine: Engine, x: object, message: str) -> None:
+    with pytest.raises(ModnasError, match=message):
+        engine(x)
+
+
+def test_bad_outputs(engine: Engine, image: np.ndarray) -> None:
+    with pytest.raises(ModnasError, match="out is float64"):
+        engine(image, out=np.zeros(image.shape))
+    with pytest.raises(ModnasError, match="shares memory"):
+        engine(image, out=image)
+    locked = np.zeros(image.shape, np.float32)
+    locked.flags.writeable = False
+    with pytest.raises(ModnasError, match="writeable"):
+        engine(image, out=locked)
+
+
+def test_bad_weights_are_named() -> None:
+    net = random_net(random_genotype(3))
+    good = {name: value.numpy() for name, value in net.state_dict().items()}
+    broken = {
+        "is missing": {name: value for name, value in good.items() if name != "stages.0.out.bias"},
+        "extra is unknown": {**good, "extra": np.zeros(1)},
+        r"out.bias is \[2\], not \[1\]": {**good, "stages.0.out.bias": np.zeros(2, np.float32)},
+        "holds NaN": {**good, "stages.0.out.bias": np.full(1, np.nan, np.float32)},
+        "not those of a derived network": {},
+    }
+    for message, weights in broken.items():
+        with pytest.raises(ModnasError, match=message):
+            Engine(net.genotype, weights)
+    with pytest.raises(ModnasError, match="do not fit the genotype"):
+        Engine(random_genotype(4), good)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "cuda"}, "device is 'cuda'"),
+        ({"dtype": "bfloat16"}, "dtype is 'bfloat16'"),
+        ({"threads": 0}, "threads is 0"),
+        ({"memory_limit": -1}, "memory_limit is -1"),
+        ({"variant": "mmx"}, "variant is 'mmx'"),
+    ],
+)
+def test_bad_settings(settings: dict[str, object], message: str) -> None:
+    net = random_net(random_genotype(3))
+    with pytest.raises(ModnasError, match=message):
+        Engine(net.genotype, net.state_dict(), **settings)
