@@ -118,6 +118,7 @@ def test_bm3d_denoises() -> None:
         assert (x.shape, x.dtype) == (y.shape, y.dtype)
         assert (x - y).square().mean() < 0.2 * (noisy - y).square().mean()
     assert BM3D()(torch.rand(2, 1, 3, 5), torch.tensor([5.0, 50.0])).shape == (2, 1, 3, 5)
+    assert torch.isfinite(BM3D(3)(torch.rand(1, 1, 8, 8).repeat(1, 3, 1, 1), 25)).all()  # no chroma
     assert count("bm3d") is None
 
 
