@@ -14,6 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio
 import modnas_fast
 from modnas_fast.cli import main
 from modnas_fast.images.evaluation import EvaluationSet, evaluate, mean_scores
+from modnas_fast.networks.baselines import BASELINES
 
 Capture = pytest.CaptureFixture[str]
 
@@ -106,3 +107,39 @@ def test_bad_sets_are_refused(folder: Path, tmp_path: Path, capsys: Capture) -> 
         list(EvaluationSet(folder, 1, "awgn"))
     assert main(["evaluate", "--data", str(folder), "--jpeg", "0"]) == 2
     assert "between 1 and 95" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "rgb"), [("dncnn", False), ("ffdnet", False), ("ffdnet", True), ("ecae", True)])
+def test_baselines_are_scored_with_their_weights(
+    name: str, rgb: bool, folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    torch.manual_seed(0)
+    (folder / "a.png").unlink()  # gray
+    net, weights = BASELINES[name].build(3 if rgb else 1).eval(), tmp_path / "weights.pth"
+    torch.save(net.state_dict(), weights)
+    arguments = ["evaluate", "--data", str(folder), "--sigma", "50", "--json", *(["--rgb"] if rgb else [])]
+    assert main([*arguments, "--baseline", name, "--weights", str(weights)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    images = EvaluationSet(folder, 3 if rgb else 1, "awgn")
+    levels = (50.0,) if name == "ffdnet" else ()
+    expected = [score.psnr for score in evaluate(lambda y: net(y, *levels), images, "awgn", 50)]
+    np.testing.assert_allclose([image["psnr"] for image in document["images"]], expected, atol=0.01)
+    assert document["model"] == f"{name} {weights}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--baseline", "drunet"], "drunet needs a file of weights"),
+        (["--baseline", "bm3d", "--weights", "x"], "bm3d has no weights"),
+        (["--baseline", "bm3d", "--jpeg", "20"], "bm3d needs a noise level"),
+        (["--baseline", "dncn"], "unknown baseline 'dncn'"),
+        (["--baseline", "dncnn", "--weights", "x", "--x8"], "leave --model, --tile and --x8 out"),
+        (["--weights", "x"], "--weights belongs to --baseline"),
+    ],
+)
+def test_baselines_refuse_what_they_cannot_do(arguments: list[str], says: str, folder: Path, capsys: Capture) -> None:
+    assert main(["evaluate", "--data", str(folder), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1

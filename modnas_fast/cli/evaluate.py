@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from modnas_fast.cli.model_arguments import add_model_arguments, tile_size
 from modnas_fast.cli.progress import ProgressLine
+from modnas_fast.errors import ModnasError
 
 if TYPE_CHECKING:
+    from modnas_fast.engine.baseline import BaselineDenoiser
+    from modnas_fast.engine.denoiser import Denoiser
     from modnas_fast.images.evaluation import Score
 
 
@@ -27,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     degradation.add_argument("--sigma", type=float, default=25.0, metavar="S", help="noise level, 0-255 scale (25)")
     degradation.add_argument("--jpeg", type=int, metavar="Q", help="JPEG compression of this quality instead of noise")
     add_model_arguments(parser)
+    parser.add_argument("--baseline", metavar="NAME", help="another network, of `modnas-fast summary --baselines`")
+    parser.add_argument("--weights", metavar="FILE", help="its published weights")
     parser.add_argument(
         "--rgb", action="store_true", help="score RGB, channel by channel with a gray model; default: luma"
     )
@@ -37,16 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from modnas_fast.engine.denoiser import DEFAULT_MODEL, Denoiser
     from modnas_fast.images.evaluation import EvaluationSet, evaluate
 
-    denoiser = Denoiser(arguments.model or DEFAULT_MODEL, arguments.device, tile_size(arguments.tile), arguments.x8)
+    denoiser = _denoiser(arguments)
     kind, level = ("awgn", arguments.sigma) if arguments.jpeg is None else ("jpeg", float(arguments.jpeg))
     progress = ProgressLine()
-    trained = denoiser.net.degradation
+    trained = getattr(denoiser.net, "degradation", None)  # of baselines nothing is known
     if trained is not None and (trained.kind != kind or level not in trained.levels):
         progress.say(f"note: {denoiser.name} was trained for {trained}")
     channels = 3 if arguments.rgb else denoiser.net.channels_in
+    assert isinstance(channels, int)  # nn.Module's attributes have no types
     images = EvaluationSet(arguments.data, channels, kind)
     scores = []
     for score in evaluate(denoiser, images, kind, level):
@@ -62,6 +67,21 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print_table(scores)
     return 0
+
+
+def _denoiser(arguments: argparse.Namespace) -> Denoiser | BaselineDenoiser:
+    if arguments.baseline is None:
+        from modnas_fast.engine.denoiser import DEFAULT_MODEL, Denoiser
+
+        if arguments.weights is not None:
+            raise ModnasError("--weights belongs to --baseline; give a weight file of this package as --model")
+        return Denoiser(arguments.model or DEFAULT_MODEL, arguments.device, tile_size(arguments.tile), arguments.x8)
+    from modnas_fast.engine.baseline import BaselineDenoiser
+
+    if arguments.model is not None or arguments.tile != "auto" or arguments.x8:
+        raise ModnasError("--baseline runs a network of its own on whole images: leave --model, --tile and --x8 out")
+    sigma = arguments.sigma if arguments.jpeg is None else None
+    return BaselineDenoiser(arguments.baseline, arguments.weights, sigma, arguments.rgb, arguments.device)
 
 
 def _save(path: Path, score: Score) -> None:
