@@ -36,6 +36,24 @@ const char* kernel_name(const PreparedLayer& layer) {
   return "";
 }
 
+int64_t scratch_floats(const PreparedLayer& layer, const std::vector<Tensor>& tensors) {
+  int64_t channels_in = 0, floats = 0;
+  for (int input : layer.inputs) channels_in += tensors[input].padded_channels;
+  if (layer.algorithm == Algorithm::kWinograd) {
+    return winograd_scratch(channels_in, tensors[layer.output].padded_channels);
+  }
+  if (layer.algorithm == Algorithm::kSeparable) return separable_scratch(channels_in);
+  for (const Phase& phase : layer.phases) {
+    int64_t spans = 0;
+    for (const TapPlace& tap : phase.taps) {
+      const int64_t channels = tensors[tap.tensor].padded_channels;
+      spans += taps_span(layer.input_scale * channels, tap.width * channels);
+    }
+    floats = std::max(floats, spans);
+  }
+  return floats;
+}
+
 }  // namespace
 
 Network::Network(int64_t image_channels, const std::vector<std::vector<Layer>>& stages, int threads,
@@ -50,14 +68,7 @@ Network::Network(int64_t image_channels, const std::vector<std::vector<Layer>>& 
   }
   int64_t scratch = 0;
   for (const PreparedLayer& layer : stages_.front().layers) {
-    int64_t channels_in = 0;
-    for (int input : layer.inputs) channels_in += stages_.front().tensors[input].padded_channels;
-    const int64_t channels_out = stages_.front().tensors[layer.output].padded_channels;
-    if (layer.algorithm == Algorithm::kWinograd) {
-      scratch = std::max(scratch, winograd_scratch(channels_in, channels_out));
-    } else if (layer.algorithm == Algorithm::kSeparable) {
-      scratch = std::max(scratch, separable_scratch(channels_in));
-    }
+    scratch = std::max(scratch, scratch_floats(layer, stages_.front().tensors));
   }
   scratch_stride_ = round_up(scratch, 1024);  // threads write to pages of their own
   scratch_.reserve(scratch_stride_ * threads_.size() * static_cast<int64_t>(sizeof(float)));
@@ -161,8 +172,8 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
   switch (layer.algorithm) {
     case Algorithm::kTaps:
       in_rows(phases.front().out.rows, static_cast<int64_t>(phases.size()),
-              [&](int64_t phase, int64_t begin, int64_t end, int) {
-                kernels_->taps(phases[phase], {begin, end, 0, phases[phase].out.columns});
+              [&](int64_t phase, int64_t begin, int64_t end, int thread) {
+                kernels_->taps(phases[phase], scratch(thread), {begin, end, 0, phases[phase].out.columns});
               });
       break;
     case Algorithm::kWinograd: {

@@ -153,6 +153,32 @@ def test_memory_is_shared_between_layers(engine: Engine) -> None:
     assert np.isfinite(engine(np.zeros((1, 1, 9, 9), np.float32))).all()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_tiled_equals_whole(seed: int) -> None:
+    net = random_net(random_genotype(seed), 1 + seed % 2)
+    engine = Engine(net.genotype, net.state_dict(), threads=2)
+    x = np.random.default_rng(seed).random((1, 1, 203, 331), np.float32)
+    whole = engine(x)
+    assert np.abs(engine.run_tiled(x, 60) - whole).max() <= 1e-5 * max(1, np.abs(whole).max())
+
+
+def test_the_memory_limit_is_kept_by_tiling(image: np.ndarray) -> None:
+    large = np.tile(image, (1, 1, 12, 12))  # 540×840
+    whole = Engine.from_pretrained("modnas-b-t1-gray-s25", threads=1)
+    limit = whole.working_bytes(*large.shape[2:]) * 2 // 3
+    tiled = Engine.from_pretrained("modnas-b-t1-gray-s25", threads=1, memory_limit=limit)
+    tile = tiled._tile_within_limit(*large.shape[2:])
+    assert 0 < tile < 840
+    assert tiled.working_bytes(min(540, tile + 240), min(840, tile + 240)) <= limit
+    shares: list[float] = []
+    assert np.abs(tiled(large, progress=shares.append) - whole(large)).max() < 1e-5
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    tiny = Engine.from_pretrained("modnas-b-t1-gray-s25", memory_limit=1 << 20)
+    with pytest.raises(ModnasError, match="the smallest tile of this network takes"):
+        tiny(large)
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [

@@ -6,6 +6,7 @@ import torch
 from modnas_fast import DerivedNet, Genotype, ModnasError
 from modnas_fast.engine import tiling
 from modnas_fast.engine.tiling import run_tiled
+from modnas_fast.engine.windows import windows
 from modnas_fast.networks.receptive_field import receptive_field_radius
 from tests.cases import random_genotype
 
@@ -53,7 +54,7 @@ def test_a_halo_that_is_too_small_shows(monkeypatch: pytest.MonkeyPatch) -> None
 def test_windows_cover_every_pixel_once_on_multiples_of_eight() -> None:
     for height, width, tile in ((8, 8, 8), (8, 800, 64), (1000, 344, 128), (968, 1208, 96)):
         count = torch.zeros(height, width, dtype=torch.int64)
-        for rows, columns, outer_rows, outer_columns in tiling._windows(height, width, tile, 16):
+        for rows, columns, outer_rows, outer_columns in windows(height, width, tile, 16):
             count[rows, columns] += 1
             for inner, outer, length in ((rows, outer_rows, height), (columns, outer_columns, width)):
                 assert inner.start % 8 == outer.start % 8 == outer.stop % 8 == 0

@@ -35,7 +35,7 @@ struct Window {  // of output pixels
 // element it is a direct convolution of any stride; with taps of several tensors, one of their concatenation; with a
 // 1×1 tap of a second tensor, a residual block's shortcut.
 struct TapsArguments {
-  const Source* taps;    // [num_taps]
+  const Source* taps;    // [num_taps], at most kMostTaps
   int64_t num_taps;
   const float* weights;  // [Σ taps' channels, channels], packed by pack_matrix
   const float* bias;     // [channels], packed by pack_bias
@@ -86,7 +86,7 @@ struct OutputArguments {
 struct Kernels {
   const char* name;
   int lanes;  // floats in a vector; packed weights depend on it
-  void (*taps)(const TapsArguments&, const Window&);
+  void (*taps)(const TapsArguments&, float* scratch, const Window&);
   void (*winograd)(const WinogradArguments&, float* scratch, int64_t tile_begin, int64_t tile_end);
   void (*separable)(const SeparableArguments&, float* scratch, const Window&);
   void (*upsample)(const UpsampleArguments&, const Window&);
@@ -96,10 +96,15 @@ struct Kernels {
 // Tiles that one call of `winograd` takes at most, and floats of scratch that a thread needs for its widest layer.
 constexpr int64_t kWinogradTiles = 24;
 constexpr int64_t kSeparablePixels = 48;
+constexpr int64_t kTapsPixels = 24;
+constexpr int64_t kMostTaps = 16;
 int64_t winograd_scratch(int64_t channels_in, int64_t channels_out);
 int64_t separable_scratch(int64_t channels_in);
 // Floats from one pixel's or tile's channels to the next one's in the scratch: whole cache lines, so that a last vector
 // may spill over its channels.
+constexpr int64_t taps_span(int64_t pixel_stride, int64_t channels) {
+  return (kTapsPixels * pixel_stride + channels + 31) / 16 * 16;
+}
 constexpr int64_t separable_stride(int64_t channels) { return (channels + 15) / 16 * 16; }
 constexpr int64_t winograd_stride(int64_t channels) { return (channels + 8 + 15) / 16 * 16; }  // 8: of two sources
 

@@ -15,7 +15,7 @@ constexpr int tile_rows(int vectors) {
 }
 
 // sums[row] += a[row, 0…depth] · b; `depth` is even.
-template <int kRows, int kFull, bool kPaired, bool kRelu>
+template <int kRows, int kFull, bool kPaired>
 MODNAS_FAST_INLINE void multiply_add(Vector (&sums)[kRows][kFull + kPaired], const float* a, int64_t row_stride,
                                      int64_t depth, const float* b) {
   for (int64_t k = 0; k < depth; k += 2) {
@@ -26,8 +26,7 @@ MODNAS_FAST_INLINE void multiply_add(Vector (&sums)[kRows][kFull + kPaired], con
       for (int v = 0; v < kFull; ++v) weights[v] = load(b + (half * kFull + v) * kLanes);
 #pragma GCC unroll 12
       for (int row = 0; row < (kFull > 0 ? kRows : 0); ++row) {
-        Vector value = broadcast(a[row * row_stride + k + half]);
-        if (kRelu) value = relu(value);
+        const Vector value = broadcast(a[row * row_stride + k + half]);
 #pragma GCC unroll 3
         for (int v = 0; v < kFull; ++v) sums[row][v] += value * weights[v];
       }
@@ -36,8 +35,7 @@ MODNAS_FAST_INLINE void multiply_add(Vector (&sums)[kRows][kFull + kPaired], con
       const Vector weights = load(b + 2 * kFull * kLanes);
 #pragma GCC unroll 12
       for (int row = 0; row < kRows; ++row) {
-        Vector value = broadcast_pair(a + row * row_stride + k);
-        if (kRelu) value = relu(value);
+        const Vector value = broadcast_pair(a + row * row_stride + k);
         sums[row][kFull + kPaired - 1] += value * weights;
       }
     }

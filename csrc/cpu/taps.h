@@ -23,11 +23,7 @@ MODNAS_FAST_INLINE void taps_tile(const TapsArguments& arguments, int64_t row, i
   for (int64_t t = 0; t < arguments.num_taps; ++t) {
     const Source& tap = arguments.taps[t];
     const float* a = tap.data + row * tap.row_stride + column * tap.pixel_stride;
-    if (tap.relu) {
-      multiply_add<kRows, full, paired, true>(sums, a, tap.pixel_stride, tap.channels, weights);
-    } else {
-      multiply_add<kRows, full, paired, false>(sums, a, tap.pixel_stride, tap.channels, weights);
-    }
+    multiply_add<kRows, full, paired>(sums, a, tap.pixel_stride, tap.channels, weights);
     weights += tap.channels / 2 * (2 * full + paired) * kLanes;
   }
   const Target& out = arguments.out;
@@ -40,6 +36,7 @@ MODNAS_FAST_INLINE void taps_tile(const TapsArguments& arguments, int64_t row, i
   }
 }
 
+// Taps are read as they are: `relu` is for the caller to have done.
 inline void taps_window(const TapsArguments& arguments, const Window& window) {
   int64_t depth = 0;
   for (int64_t t = 0; t < arguments.num_taps; ++t) depth += arguments.taps[t].channels;

@@ -6,7 +6,7 @@
 namespace modnas_fast {
 namespace MODNAS_FAST_ISA {
 
-void taps(const TapsArguments& arguments, const Window& window);
+void taps(const TapsArguments& arguments, float* scratch, const Window& window);
 void winograd(const WinogradArguments& arguments, float* scratch, int64_t tile_begin, int64_t tile_end);
 void separable(const SeparableArguments& arguments, float* scratch, const Window& window);
 void upsample(const UpsampleArguments& arguments, const Window& window);

@@ -119,7 +119,7 @@ void multiply(const WinogradArguments& arguments, const Scratch& scratch, int64_
         static_assert(kWinogradTiles % rows == 0, "the last rows may be computed in vain, but lie in the scratch");
         for (int64_t tile = 0; tile < count; tile += rows) {
           Vector sums[rows][TileShape::vectors] = {};
-          multiply_add<rows, TileShape::full, TileShape::paired, false>(
+          multiply_add<rows, TileShape::full, TileShape::paired>(
               sums, scratch.transformed + point * scratch.plane_stride + tile * scratch.tile_stride,
               scratch.tile_stride, depth, weights);
           float* to = scratch.products + point * scratch.product_plane + tile * scratch.product_stride +

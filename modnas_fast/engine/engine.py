@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from modnas_fast.engine.program import Array, Step, build_program
+from modnas_fast.engine.windows import round_up, windows
 from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import SIZE_MULTIPLE, Genotype
 
@@ -83,7 +84,7 @@ class Engine:
         program = build_program(genotype, arrays, self.stages, self.channels_in)
         self.memory_limit = memory_limit
         self.dtype = dtype
-        count = threads if threads is not None else len(os.sched_getaffinity(0))
+        count = threads if threads is not None else _usable_processors()
         layers = [[_native_layer(_engine, step) for step in stage] for stage in program]
         self._network = _engine.Network(self.channels_in, layers, count, variant)
 
@@ -125,6 +126,18 @@ class Engine:
             ModnasError: an input or `out` of another kind.
             Cancelled: `progress` returned False.
         """
+        noisy = self._check_input(x)
+        result = np.empty(noisy.shape, np.float32) if out is None else _to_array(out)
+        if result.shape != noisy.shape or result.dtype != np.float32 or not result.flags.writeable:
+            raise ModnasError(f"out is {result.dtype} {list(result.shape)}; give writeable float32 {list(noisy.shape)}")
+        if np.may_share_memory(noisy, result):
+            raise ModnasError("out shares memory with the input; give another array")
+        tile = self._tile_within_limit(*noisy.shape[2:])
+        for index in range(len(noisy)):
+            self._run_one(noisy[index], result[index], tile, _part(progress, index, len(noisy)))
+        return result
+
+    def _check_input(self, x: Any) -> Array:
         noisy = _to_array(x)
         if noisy.ndim != 4 or noisy.shape[1] != self.channels_in or noisy.dtype != np.float32 or 0 in noisy.shape[2:]:
             raise ModnasError(
@@ -132,17 +145,91 @@ class Engine:
                 f"{list(noisy.shape)}"
                 + ("; for a gray network run RGB one channel at a time" * (self.channels_in == 1))
             )
-        result = np.empty(noisy.shape, np.float32) if out is None else _to_array(out)
-        if result.shape != noisy.shape or result.dtype != np.float32 or not result.flags.writeable:
-            raise ModnasError(f"out is {result.dtype} {list(result.shape)}; give writeable float32 {list(noisy.shape)}")
-        if np.may_share_memory(noisy, result):
-            raise ModnasError("out shares memory with the input; give another array")
+        return noisy
+
+    def run_tiled(self, x: Any, tile: int, progress: OnProgress | None = None) -> Array:
+        """As a call, but by tiles of at most `tile` pixels, whatever the memory limit; equal up to rounding.
+
+        Raises:
+            ModnasError: as a call, or `tile` below 1.
+        """
+        if tile < 1:
+            raise ModnasError(f"tile is {tile}; give a side in pixels of at least 1")
+        noisy = self._check_input(x)
+        result = np.empty(noisy.shape, np.float32)
         for index in range(len(noisy)):
-            report = None if progress is None else _share(progress, index, len(noisy))
-            image = noisy[index]
-            if not self._network.run(0, self.stages, image, image, result[index], 0, 0, report):
-                raise Cancelled("cancelled by the progress callback")
+            self._run_one(noisy[index], result[index], round_up(tile), _part(progress, index, len(noisy)))
         return result
+
+    def _run_one(self, y: Array, out: Array, tile: int, progress: OnProgress | None) -> None:
+        """One image [C, H, W]: whole if `tile` is 0, else stage by stage and tile by tile, as `tiling.run_tiled`."""
+        height, width = y.shape[1:]
+        if tile == 0 or tile >= round_up(max(height, width)):
+            self._run_window(0, self.stages, y, y, out, (0, 0), progress)
+            return
+        y = np.pad(y, ((0, 0), (0, -height % SIZE_MULTIPLE), (0, -width % SIZE_MULTIPLE)), "edge")
+        tiles = list(windows(y.shape[1], y.shape[2], tile, self._halo))
+        x = y
+        for stage in range(self.stages):
+            result = np.empty_like(y)
+            for count, (rows, columns, outer_rows, outer_columns) in enumerate(tiles):
+                self._run_window(
+                    stage,
+                    stage + 1,
+                    x[:, outer_rows, outer_columns],
+                    y[:, outer_rows, outer_columns],
+                    result[:, rows, columns],
+                    (rows.start - outer_rows.start, columns.start - outer_columns.start),
+                    _part(progress, stage * len(tiles) + count, self.stages * len(tiles)),
+                )
+            x = result
+        out[...] = x[:, :height, :width]
+
+    def _run_window(
+        self,
+        first: int,
+        last: int,
+        x: Array,
+        y: Array,
+        out: Array,
+        origin: tuple[int, int],
+        progress: OnProgress | None,
+    ) -> None:
+        try:
+            done = self._network.run(first, last, x, y, out, *origin, progress)
+        except MemoryError:
+            need = self.working_bytes(*y.shape[1:]) / 2**20
+            raise ModnasError(
+                f"{y.shape[1]}x{y.shape[2]} pixels take {need:.0f} MiB, which is not there; give a memory_limit"
+            ) from None
+        if not done:
+            raise Cancelled("cancelled by the progress callback")
+
+    @cached_property
+    def _halo(self) -> int:
+        from modnas_fast.networks.receptive_field import receptive_field_radius
+
+        return round_up(receptive_field_radius(self.genotype))
+
+    def _tile_within_limit(self, height: int, width: int) -> int:
+        """The largest tile that keeps to the memory limit; 0 where the whole image does."""
+        limit = self.memory_limit
+        if limit is None or self.working_bytes(height, width) <= limit:
+            return 0
+
+        def bytes_of(tile: int) -> int:
+            side = tile + 2 * self._halo
+            return self.working_bytes(min(height, side), min(width, side))
+
+        if bytes_of(SIZE_MULTIPLE) > limit:
+            raise ModnasError(
+                f"memory_limit is {limit}; the smallest tile of this network takes {bytes_of(SIZE_MULTIPLE)} bytes"
+            )
+        low, high = 1, round_up(max(height, width)) // SIZE_MULTIPLE  # low fits; high, the whole image, does not
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if bytes_of(middle * SIZE_MULTIPLE) <= limit else (low, middle)
+        return low * SIZE_MULTIPLE
 
     def warmup(self, height: int, width: int) -> None:
         """Plan for images of this size, and touch all memory that they need, so that the first call is as fast."""
@@ -218,6 +305,12 @@ def _check_choices(device: str, dtype: str, threads: int | None, memory_limit: i
             raise ModnasError(f"{name} is {value!r}; give a whole number of at least 1")
 
 
+def _usable_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _shape_of_network(arrays: Mapping[str, Array]) -> tuple[int, int]:
     """(stages, image channels), as the weights' names and shapes tell them."""
     stages = sum(1 for name in arrays if name.startswith("stages.") and name.endswith(".delta"))
@@ -243,8 +336,9 @@ def _to_array(value: Any) -> Array:
         ) from None
 
 
-def _share(progress: OnProgress, index: int, count: int) -> OnProgress:
-    return lambda share: progress((index + share) / count)
+def _part(progress: OnProgress | None, index: int, count: int) -> OnProgress | None:
+    """The progress callback of part `index` of `count` equal ones."""
+    return None if progress is None else lambda share: progress((index + share) / count)
 
 
 def _native_layer(native: Any, step: Step) -> Any:

@@ -1,0 +1,34 @@
+"""Say what runs on this machine, and why: versions, the compiled engine or what keeps it away, and devices."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    del parser  # takes none
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import numpy as np
+    import torch
+
+    from modnas_fast.engine.denoiser import DEFAULT_MODEL, Denoiser
+    from modnas_fast.engine.engine import engine_obstacle
+    from modnas_fast.version import __version__
+
+    print(f"modnas-fast {__version__}, Python {platform.python_version()}, {platform.machine()} {platform.system()}")
+    print(f"torch {torch.__version__}, numpy {np.__version__}, {torch.get_num_threads()} threads")
+    obstacle = engine_obstacle()
+    if obstacle:
+        print(f"compiled engine: not used: {obstacle}")
+    else:
+        from modnas_fast import _engine
+
+        print(f"compiled engine: runs, with kernels for {', '.join(_engine.variants())}; the first is used")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "torch sees none"
+    print(f"CUDA device: {device}")
+    denoiser = Denoiser()
+    print(f"denoising with {DEFAULT_MODEL}: on {denoiser.device} by {denoiser.backend}")
+    return 0
