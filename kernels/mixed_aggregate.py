@@ -89,7 +89,12 @@ def _mixed_aggregate_bwd_kernel(
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         offsets, inside = locate(tile, c, positions, tiles_per_image, C, CHANNELS_LAST, BLOCK_P)
         d = tl.load(dy + offsets, mask=inside, other=0.0).to(tl.float32)
-        # All loads stand before the first store: the compiler cannot know that they never meet, and keeps the order.
+        # Stores first, for they need d alone. With the loads before them Triton 3.7 and later spill registers on sm_75.
+        if NEED_FEATURES:
+            for k in tl.static_range(K):
+                tl.store(dcandidates[k] + offsets, (shares[DEPTH] * gates[k] * d).to(dy.dtype.element_ty), mask=inside)
+            for j in tl.static_range(DEPTH):
+                tl.store(dhistory[j] + offsets, (shares[j] * d).to(dy.dtype.element_ty), mask=inside)
         if NEED_PARAMETERS:
             updated = ()
             for k in tl.static_range(K):
@@ -99,11 +104,6 @@ def _mixed_aggregate_bwd_kernel(
                 feature = tl.load(history[j] + offsets, mask=inside, other=0.0).to(tl.float32)
                 updated = updated + (totals[K + j] + d * feature,)
             totals = updated
-        if NEED_FEATURES:
-            for k in tl.static_range(K):
-                tl.store(dcandidates[k] + offsets, (shares[DEPTH] * gates[k] * d).to(dy.dtype.element_ty), mask=inside)
-            for j in tl.static_range(DEPTH):
-                tl.store(dhistory[j] + offsets, (shares[j] * d).to(dy.dtype.element_ty), mask=inside)
     if NEED_PARAMETERS:
         split = tl.program_id(0)
         program_dots = dots + (split * tl.num_programs(1) + tl.program_id(1)) * (K + DEPTH)
