@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/cpu/*.*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .PHONY: demo test lint clean
@@ -23,6 +24,7 @@ lint: $(VENV)/dev.installed
 	$(BIN)/mypy
 
 clean:
+	rm -rf modnas_fast/_engine.*.so modnas_fast/_engine_missing.txt
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
@@ -30,10 +32,10 @@ $(BIN)/python:
 		|| { echo "modnas-fast needs Python 3.10 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/core.installed: $(BIN)/python pyproject.toml setup.py constraints.txt
+$(VENV)/core.installed: $(BIN)/python $(SOURCES)
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/dev.installed: $(BIN)/python pyproject.toml setup.py constraints.txt
+$(VENV)/dev.installed: $(BIN)/python $(SOURCES)
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/core.installed

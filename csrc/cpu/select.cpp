@@ -25,9 +25,13 @@ bool runs(const Kernels& kernels) {
 }  // namespace
 
 const Kernels* select_kernels(const char* name) {
+  // The build says which variants it has.
   const Kernels* const candidates[] = {
-#if defined(__x86_64__)
-      &avx512::kernels, &avx2::kernels,
+#if defined(MODNAS_FAST_AVX512)
+      &avx512::kernels,
+#endif
+#if defined(MODNAS_FAST_AVX2)
+      &avx2::kernels,
 #endif
       &portable::kernels};
   for (const Kernels* candidate : candidates) {
