@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from modnas_fast.errors import ModnasError
-from modnas_fast.genotype import Block, Genotype, Layer, Skip
+from modnas_fast.genotype import Genotype
 from modnas_fast.networks import DerivedNet
 from tests.cases import random_genotype
 from tests.parity import assert_parity

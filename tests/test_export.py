@@ -29,14 +29,18 @@ Run = Callable[[Tensor], Tensor]
 
 
 def in_onnxruntime(model: bytes) -> Run:
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return lambda y: torch.from_numpy(session.run(None, {INPUT: y.numpy()})[0])
 
 
 def in_openvino(model: bytes) -> Run:
     openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed (the extra `rivals`)")
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core.compile_model(
+        core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    )
     return lambda y: torch.from_numpy(compiled({INPUT: y.numpy()})[0])
 
 

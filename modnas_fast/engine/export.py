@@ -33,7 +33,7 @@ def export_model(
         overwrite: replace an existing file.
 
     Raises:
-        ModnasError: an unknown model, format or suffix, an existing file, or a package that the format needs is missing.
+        ModnasError: an unknown model, format or suffix, an existing file, or a missing package.
     """
     if form not in FORMATS:
         raise ModnasError(f"format is {form!r}; choose from {', '.join(FORMATS)}")

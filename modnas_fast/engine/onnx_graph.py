@@ -132,9 +132,7 @@ class _Builder:
         if step.op == "separable":
             groups = int(step.weights["depthwise_weight"].shape[0])
             dilations = [step.dilation] * 2
-            x = self._conv(
-                step, f"{name}/depthwise", x, "depthwise_", step.kernel, group=groups, dilations=dilations
-            )
+            x = self._conv(step, f"{name}/depthwise", x, "depthwise_", step.kernel, group=groups, dilations=dilations)
             return self._conv(step, name, x)
         if step.op == "transposed":
             operands = self._weights(step, name)
@@ -164,9 +162,8 @@ class _Builder:
     def _conv(self, step: Step, name: str, x: str, kind: str = "", kernel: int = 1, **settings: Any) -> str:
         """A convolution padded so that one of stride 1 keeps the size; `kind` as in `Step.weights`."""
         padding = (kernel - 1) // 2 * settings.get("dilations", [1])[0]
-        return self._node(
-            "Conv", [x, *self._weights(step, name, kind)], name, kernel_shape=[kernel] * 2, pads=[padding] * 4, **settings
-        )
+        settings |= {"kernel_shape": [kernel] * 2, "pads": [padding] * 4}
+        return self._node("Conv", [x, *self._weights(step, name, kind)], name, **settings)
 
     def _weights(self, step: Step, name: str, kind: str = "") -> list[str]:
         return [self._constant(f"{name}/{part}", step.weights[kind + part]) for part in ("weight", "bias")]
