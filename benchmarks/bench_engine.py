@@ -73,8 +73,8 @@ def gather(names: Sequence[str], job: Job) -> tuple[dict[str, Call], dict[str, f
     for name in names:
         try:
             call = prepare(name, job)
-        except NotMeasuredError as error:
-            absent.append({"backend": name, "not_measured": str(error)})
+        except NotMeasuredError as reason:
+            absent.append({"backend": name, "not_measured": str(reason)})
             continue
         error = float(np.linalg.norm(call(y) - exact) / np.linalg.norm(exact))
         if error <= _TOLERANCES[job.dtype]:
@@ -175,17 +175,16 @@ def main() -> None:
     arguments = parser.parse_args()
     if any(side < 8 or side % 8 for side in arguments.sizes):
         parser.error("sizes are multiples of 8")
-    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for side in arguments.sizes:
             for dtype in arguments.dtypes:
                 for threads in arguments.threads or ((1, 2) if side == 64 and not arguments.memory else (2,)):
                     job = Job(side, dtype, threads, Path(folder))
                     if arguments.memory:
-                        rows += measure_memory(arguments.rivals, job)
+                        path = append_rows(measure_memory(arguments.rivals, job))
                     else:
-                        rows += measure(arguments.rivals, job, arguments.repeats)
-    print(f"\n{append_rows(rows)}")
+                        path = append_rows(measure(arguments.rivals, job, arguments.repeats))
+    print(f"\n{path}")
 
 
 if __name__ == "__main__":
