@@ -90,14 +90,15 @@ def machine_name() -> str:
 
 
 def append_rows(rows: Iterable[Row]) -> Path:
-    """Add rows to this machine's file, each with machine, versions, commit and date; returns the file.
+    """Add rows to this machine's file, each with machine, threads, versions, commit and date; returns the file.
 
+    What a row says itself comes first.
     The file is a JSON list, one row a line; what was measured before stays.
     """
     path = RESULTS / f"{machine_name()}.json"
     older = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     circumstances = _circumstances()
-    lines = [json.dumps(row) for row in [*older, *({**row, **circumstances} for row in rows)]]
+    lines = [json.dumps(row) for row in [*older, *({**circumstances, **row} for row in rows)]]
     partial = path.with_suffix(".partial")
     partial.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
     partial.replace(path)
@@ -109,7 +110,7 @@ def _circumstances() -> Row:
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
     ).stdout.strip()
     versions = {"python": platform.python_version()}
-    for package in ("modnas-fast", "torch", "triton", "numpy"):
+    for package in ("modnas-fast", "torch", "triton", "numpy", "onnxruntime", "openvino", "ncnn", "pnnx", "mnn"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

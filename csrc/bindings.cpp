@@ -8,6 +8,7 @@
 #include <memory>
 #include <stdexcept>
 
+#include "check.h"
 #include "network.h"
 #include "training.h"
 
@@ -59,11 +60,12 @@ bool run(Network& network, size_t first, size_t last, const py::array& x, const 
   request.rows = from_y.shape[1];
   request.columns = from_y.shape[2];
   request.out = view(static_cast<float*>(to.ptr), to);
-  request.window = {top, top + to.shape[1], left, left + to.shape[2]};
+  check_size(request.rows, request.columns);
   const int64_t rows = (request.rows + 7) / 8 * 8, columns = (request.columns + 7) / 8 * 8;
-  if (top < 0 || left < 0 || request.window.row_end > rows || request.window.column_end > columns) {
+  if (top < 0 || left < 0 || to.shape[1] > rows - top || to.shape[2] > columns - left) {
     throw std::invalid_argument("the window leaves the padded image");
   }
+  request.window = {top, top + to.shape[1], left, left + to.shape[2]};
   Progress call;
   std::unique_ptr<py::error_already_set> held;  // what `progress` raised
   if (!progress.is_none()) {
