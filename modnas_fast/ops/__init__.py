@@ -4,6 +4,7 @@ from modnas_fast.ops._backend import BACKENDS, check_backend, explain_backend, s
 from modnas_fast.ops.channel_gate import channel_gate
 from modnas_fast.ops.dense_aggregate import dense_aggregate
 from modnas_fast.ops.fold import fold_down, fold_normal, fold_up
+from modnas_fast.ops.fold_weights import fold_weights
 from modnas_fast.ops.folded_normal import folded_normal
 from modnas_fast.ops.mixed_aggregate import mixed_aggregate
 from modnas_fast.ops.mixed_op import mixed_op
@@ -20,6 +21,7 @@ __all__ = [
     "fold_down",
     "fold_normal",
     "fold_up",
+    "fold_weights",
     "folded_normal",
     "mixed_aggregate",
     "mixed_op",
