@@ -25,6 +25,7 @@ ORDER = (
     "_engine",
     "engine",
     "training",
+    "bench",
     "cli",
 )
 LEAVES = {"reference", "kernels"}

@@ -23,6 +23,7 @@ VERBS = {
     "summary": "count parameters, MACs, receptive field and memory of a genotype, or of the baselines",
     "plot": "draw a genotype as SVG or PNG",
     "models": "list the models that come with the package",
+    "bench": "the paper's tables measured here, our own benchmarks, comparisons and reports of results",
     "doctor": "say what runs on this machine, and why",
 }
 
