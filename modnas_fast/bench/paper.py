@@ -80,7 +80,7 @@ class Request:
 
 
 def measure_paper(request: Request, path: str | os.PathLike[str], progress: OnProgress) -> list[Row]:
-    """Measure what the file does not have yet; the file is written after every image.
+    """Measure what the file does not have yet; the file is written after every network on every image.
 
     Args:
         request: what.
@@ -198,7 +198,7 @@ def _measure_times(request: Request, book: _Book, progress: OnProgress) -> None:
             if one.row["trained"]:
                 _score(one.row, restored, clean)
             done += cost(one.name).macs_per_pixel
-        book.save()
+            book.save()
 
 
 def _ways(name: str, request: Request) -> Iterator[tuple[str, Run]]:

@@ -40,8 +40,8 @@ class Line:
 
 LEGEND = (
     f"“{REPRODUCED}”: parameters and MACs within {_COUNT:.0%} or a unit of the last digit, PSNR within {_PSNR} dB, "
-    f"SSIM within {_SSIM}, ratios of time within {_RATIO:.0%}. “{BETTER}” and “{WORSE}”: of a count fewer and more, of a "
-    "score higher and lower; of a time, more and less favourable to MoD-NAS than the paper has it."
+    f"SSIM within {_SSIM}, ratios of time within {_RATIO:.0%}. “{BETTER}” and “{WORSE}”: of a count fewer and more, of "
+    "a score higher and lower; of a time, more and less favourable to MoD-NAS than the paper has it."
 )
 
 
