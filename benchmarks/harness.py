@@ -27,7 +27,7 @@ class Timing:
     median: float
     low: float
     high: float
-    samples: tuple[float, ...]
+    samples: tuple[float, ...] = ()
 
     def __truediv__(self, count: int) -> Timing:
         """Of one of `count` calls that were timed as one."""
@@ -37,7 +37,7 @@ class Timing:
 
     def as_row(self) -> Row:
         times = {"median_ms": 1e3 * self.median, "p20_ms": 1e3 * self.low, "p80_ms": 1e3 * self.high}
-        return {**times, "samples_ms": [float(f"{1e3 * second:.6g}") for second in self.samples]}
+        return times | ({"samples_ms": [float(f"{1e3 * s:.6g}") for s in self.samples]} if self.samples else {})
 
 
 def interleave(
@@ -82,11 +82,12 @@ def peak_memory(code: str, threads: int | None = None) -> float:
 
 
 def append_rows(rows: Iterable[Row]) -> Path:
-    """Add rows to this machine's file, each with machine, versions, commit and date; returns the file.
+    """Add rows to this machine's file, each with machine, threads, versions, commit and date; returns the file.
 
+    What a row says itself comes first.
     The file is a JSON list, one row a line; what was measured before stays.
     """
     path = RESULTS / f"{machine_name()}.json"
     here = circumstances()
-    write_rows(path, [*(read_rows(path) if path.exists() else []), *({**row, **here} for row in rows)])
+    write_rows(path, [*(read_rows(path) if path.exists() else []), *({**here, **row} for row in rows)])
     return path

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ORANGE = "#dd6b20"
-_BARS = 12  # of one panel
+_BARS = 14  # of one panel
+_OURS = ("engine", "folded", "fused", "triton")
 
 
 @as_svg
@@ -123,7 +124,8 @@ def rival_groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = {}
     for row in latest_rows(rows):
         shape = "×".join(map(str, row.get("shape", ())))
-        groups.setdefault(" ".join(filter(None, (row["op"], shape))), []).append(row)
+        title = ", ".join(filter(None, (row["op"], row.get("mode"), shape, f"{row['threads']} threads")))
+        groups.setdefault(title, []).append(row)
     return {
         title: sorted(group, key=lambda row: -row["median_ms"])[:_BARS]
         for title, group in groups.items()
@@ -153,7 +155,7 @@ def speed_chart(groups: Mapping[str, Sequence[Row]]) -> Figure:
 
 def _bar(axes: Axes, position: int, row: Row, slowest: float) -> None:
     speed = slowest / row["median_ms"]
-    ours = row.get("backend") not in ("reference", "torch", "eager", "compiled")
+    ours = str(row.get("backend")).startswith(_OURS)
     axes.barh(position, speed, 0.7, color=BLUE if ours else "#c3cad3")
     low, high = (slowest / row[key] if key in row else speed for key in ("p80_ms", "p20_ms"))
     axes.plot((low, high), (position, position), color=INK, linewidth=1)

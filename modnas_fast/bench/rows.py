@@ -63,7 +63,7 @@ def circumstances() -> Row:
         command = ["git", "describe", "--always", "--dirty"]
         commit = subprocess.run(command, capture_output=True, text=True, cwd=_CHECKOUT).stdout.strip()
     versions = {"python": platform.python_version()}
-    for package in ("modnas-fast", "torch", "triton", "numpy"):
+    for package in ("modnas-fast", "torch", "triton", "numpy", "onnxruntime", "openvino", "ncnn", "pnnx", "mnn"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

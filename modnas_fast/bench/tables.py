@@ -40,10 +40,11 @@ class Table:
 def own_tables(rows: Sequence[Row]) -> list[Table]:
     """Of our own benchmarks' rows, the last of each kind."""
     latest = latest_rows(rows)
-    tables = [_denoise(latest), _supernet(latest)]
-    shown = {"denoise", "supernet W-step"}
-    others = dict.fromkeys(row["op"] for row in latest if row["op"] not in shown)
-    tables += [_any(op, [row for row in latest if row["op"] == op]) for op in others]
+    sizes = [row for row in latest if row["op"] == "denoise" and "mode" not in row]
+    steps = [row for row in latest if row["op"] == "supernet W-step"]
+    tables = [_denoise(sizes), _supernet(steps)]
+    others = [row for row in latest if row not in sizes and row not in steps]
+    tables += [_any(op, [row for row in others if row["op"] == op]) for op in dict.fromkeys(x["op"] for x in others)]
     return [table for table in tables if table.rows]
 
 
@@ -75,18 +76,16 @@ def _denoise(rows: Sequence[Row]) -> Table:
             f"{row['peak_mib']:.0f} MiB",
         )
         for row in rows
-        if row["op"] == "denoise"
     ]
     head = ("gray image", "time", "peak memory of the process")
     return Table("denoise", "Denoising by image size", head, cells, "python -m benchmarks.bench_denoise")
 
 
 def _supernet(rows: Sequence[Row]) -> Table:
-    steps = [row for row in rows if row["op"] == "supernet W-step"]
-    by_way = {(row["backend"], row["dtype"]): row for row in steps}
-    dtypes = list(dict.fromkeys(row["dtype"] for row in steps))
+    by_way = {(row["backend"], row["dtype"]): row for row in rows}
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
     cells = []
-    for backend in dict.fromkeys(row["backend"] for row in steps):
+    for backend in dict.fromkeys(row["backend"] for row in rows):
         line = [backend]
         for dtype in dtypes:
             row, base = by_way.get((backend, dtype)), by_way.get(("reference", dtype))
