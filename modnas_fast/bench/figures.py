@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modnas_fast.bench.contenders import STAGES, label
@@ -22,49 +23,108 @@ _BARS = 14  # of one panel
 _OURS = ("engine", "folded", "fused", "triton")
 
 
+@dataclass(frozen=True)
+class _Point:
+    """A named mark; ours are blue, the engine's orange diamonds."""
+
+    x: float
+    y: float
+    name: str
+    colour: str = FAINT
+
+    def draw(self, axes: Axes) -> None:
+        marker, size = {_ORANGE: ("D", 5.0), BLUE: ("o", 6.0)}.get(self.colour, ("o", 4.5))
+        axes.plot(self.x, self.y, marker, color=self.colour, markersize=size)
+
+
 @as_svg
 def quality_chart(rows: Sequence[Row]) -> Figure:
     """Published PSNR against what a network costs: time measured here, parameters, MACs; logarithmic."""
     speeds = milliseconds_per_megapixel(rows)
     counts = {row["network"]: row for row in rows if row["op"] == COUNTS}
-    times = {name: speeds[name, "torch"] / 1e3 for name in counts if (name, "torch") in speeds}
-    engine = {name: speed / 1e3 for (name, backend), speed in speeds.items() if backend == "engine"}
-    panels: list[tuple[str, Mapping[str, float]]] = [
-        ("seconds a megapixel, here" if times else "", times),
-        ("parameters, thousands", {name: row["parameters"] / 1e3 for name, row in counts.items()}),
+    panels: list[tuple[str, Mapping[tuple[str, str], float]]] = [
+        ("seconds a megapixel, here", {way: speed / 1e3 for way, speed in speeds.items()}),
+        ("parameters, million", {(name, "torch"): row["parameters"] / 1e6 for name, row in counts.items()}),
         (
-            "thousand MACs a pixel",
-            {name: row["macs_per_pixel"] / 1e3 for name, row in counts.items() if "macs_per_pixel" in row},
+            "million MACs a pixel",
+            {(n, "torch"): row["macs_per_pixel"] / 1e6 for n, row in counts.items() if "macs_per_pixel" in row},
         ),
     ]
     panels = [(title, costs) for title, costs in panels if costs]
-    figure = new_figure(4.0)
-    width = 0.94 / len(panels)
+    figure = new_figure(4.2)
+    width = 0.935 / len(panels)
     for index, (title, costs) in enumerate(panels):
-        axes = figure.add_axes((0.05 + index * width, 0.12, width - 0.035, 0.84))
-        _points(axes, costs, engine if costs is times else {})
+        axes = figure.add_axes((0.062 + index * width, 0.12, width - 0.035, 0.85))
+        points = [
+            _Point(costs[name, backend], psnr, _short(name, backend), _colour(name, backend))
+            for name, psnr in published_psnr()
+            for backend in ("torch", "engine")
+            if (name, backend) in costs
+        ]
+        ours = sorted((point.x, point.y) for point in points if point.colour == BLUE)
+        axes.plot([x for x, _ in ours], [y for _, y in ours], color=BLUE, linewidth=1.0, alpha=0.5)
+        axes.set_xscale("log")
+        axes.set_ylim(29.05, 31.3)
+        _marked(axes, points)
+        _logarithmic(axes.xaxis)
         axes.set_xlabel(title)
+        axes.grid(which="major")
         if index == 0:
-            axes.set_ylabel("PSNR on Urban100 at σ = 25, dB, as published")
+            axes.set_ylabel("PSNR, dB")
     return figure
 
 
-def _points(axes: Axes, costs: Mapping[str, float], engine: Mapping[str, float]) -> None:
-    points = [(costs[name], psnr, name) for name, psnr in published_psnr() if name in costs]
-    ours = sorted((cost, psnr) for cost, psnr, name in points if name in STAGES)
-    axes.plot([cost for cost, _ in ours], [psnr for _, psnr in ours], color=BLUE, linewidth=1.0, alpha=0.5)
-    for cost, psnr, name in points:
-        mine = name in STAGES
-        axes.plot(cost, psnr, "o", color=BLUE if mine else FAINT, markersize=6 if mine else 4.5)
-        _name(axes, cost, psnr, label(name), BLUE if mine else INK)
-    for name, psnr in published_psnr():
-        if name in engine:
-            axes.plot(engine[name], psnr, "D", color=_ORANGE, markersize=5)
-            _name(axes, engine[name], psnr, f"T={STAGES[name]}, engine", _ORANGE, below=True)
-    axes.set_xscale("log")
-    _logarithmic(axes.xaxis)
-    axes.margins(x=0.16, y=0.09)
-    axes.grid(which="major")
+def _short(name: str, backend: str) -> str:
+    text = label(name)
+    text = text[len("MoD-NAS(") : -1] if name in STAGES else text
+    return f"{text}, engine" if backend == "engine" else text
+
+
+def _colour(name: str, backend: str) -> str:
+    return _ORANGE if backend == "engine" else BLUE if name in STAGES else FAINT
+
+
+def _marked(axes: Axes, points: Sequence[_Point]) -> None:
+    """Draw the points, then their names, each on the side where it meets the fewest others."""
+    for point in points:
+        point.draw(axes)
+    axes.margins(x=0.13)
+    axes.autoscale_view(scaley=False)
+    places = [tuple(map(float, axes.transData.transform((point.x, point.y)))) for point in points]
+    scale = axes.figure.dpi / 72  # pixels a point
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+    for point, (x, y) in zip(points, places, strict=True):
+        half = 2.2 * len(point.name) * scale
+        sides = (("center", 0, 10), ("center", 0, -10), ("left", 7, 0), ("right", -7, 0))
+        boxes = []
+        for align, dx, dy in sides:
+            middle = x + dx * scale + {"center": 0.0, "left": half, "right": -half}[align]
+            height = y + dy * scale
+            boxes.append((middle - half, height - 5 * scale, middle + half, height + 5 * scale))
+        frame = axes.get_window_extent()
+        costs = [
+            sum(_overlap(box, other) for other in taken) + _outside(box, (frame.x0, frame.y0, frame.x1, frame.y1))
+            for box in boxes
+        ]
+        best = costs.index(min(costs))
+        align, dx, dy = sides[best]
+        taken.append(boxes[best])
+        colour = INK if point.colour == FAINT else point.colour
+        style: dict[str, Any] = {"ha": align, "va": "center", "color": colour, "fontsize": 7.5}
+        axes.annotate(point.name, (point.x, point.y), (dx, dy), "data", "offset points", **style)
+
+
+_Box = tuple[float, float, float, float]
+
+
+def _overlap(a: _Box, b: _Box) -> float:
+    """The area that two boxes (left, bottom, right, top) share."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _outside(box: _Box, frame: _Box) -> float:
+    """The area of a box that its frame does not hold, weighted: words that leave the drawing are lost."""
+    return 10 * ((box[2] - box[0]) * (box[3] - box[1]) - _overlap(box, frame))
 
 
 def _logarithmic(axis: XAxis | YAxis) -> None:
@@ -76,18 +136,14 @@ def _logarithmic(axis: XAxis | YAxis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _name(axes: Axes, x: float, y: float, text: str, colour: str, *, below: bool = False) -> None:
-    offset = (0, -12) if below else (0, 6)
-    axes.annotate(text, (x, y), offset, "data", "offset points", ha="center", color=colour, fontsize=7.5)
-
-
 @as_svg
 def roofline_chart(rows: Sequence[Row]) -> Figure:
     """GFLOP/s of every network against its FLOP a byte, under this machine's memory and arithmetic."""
     machine = next(row for row in rows if row["op"] == MACHINE)
     counts = {row["network"]: row for row in rows if row["op"] == COUNTS and "bytes_per_pixel" in row}
+    counts.pop("tnrd", None)  # its work is exponentials, which MACs do not count
     figure = new_figure(4.2)
-    axes = figure.add_axes((0.06, 0.12, 0.92, 0.84))
+    axes = figure.add_axes((0.062, 0.12, 0.92, 0.84))
     intensities = [2 * row["macs_per_pixel"] / row["bytes_per_pixel"] for row in counts.values()]
     left, right = min(intensities) / 2, max(intensities) * 2
     ridge = machine["gflops"] / machine["gbytes_s"]
@@ -97,20 +153,25 @@ def roofline_chart(rows: Sequence[Row]) -> Figure:
     axes.annotate(
         f"copies {machine['gbytes_s']:.0f} GB/s, matrix products {machine['gflops']:.0f} GFLOP/s",
         (xs[-1], machine["gflops"]),
-        (-4, -12),
+        (-4, 5),
         "data",
         "offset points",
         ha="right",
         color=FAINT,
     )
-    for (name, backend), speed in milliseconds_per_megapixel(rows).items():
-        row = counts[name]
-        x, y = 2 * row["macs_per_pixel"] / row["bytes_per_pixel"], 2 * row["macs_per_pixel"] / speed
-        colour = _ORANGE if backend == "engine" else BLUE if name in STAGES else FAINT
-        axes.plot(x, y, "D" if backend == "engine" else "o", color=colour, markersize=5)
-        _name(axes, x, y, label(name) + (", engine" if backend == "engine" else ""), colour)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    points = []
+    for (name, backend), speed in milliseconds_per_megapixel(rows).items():
+        row = counts.get(name)
+        if row is None:
+            continue
+        intensity = 2 * row["macs_per_pixel"] / row["bytes_per_pixel"]
+        reached = 2 * row["macs_per_pixel"] / speed  # of a megapixel, over its ms: GFLOP/s
+        points.append(_Point(intensity, reached, _short(name, backend), _colour(name, backend)))
+    heights = [machine["gflops"], *(point.y for point in points)]
+    axes.set_ylim(min(heights) / 1.6, max(heights) * 1.6)
+    _marked(axes, points)
     _logarithmic(axes.xaxis)
     _logarithmic(axes.yaxis)
     axes.set_xlabel("FLOP a byte of every convolution’s inputs, weights and outputs")

@@ -145,6 +145,11 @@ class _Timed:
     device: torch.device
     warmed: set[torch.Size] = field(default_factory=set)
 
+    @property
+    def work(self) -> float:
+        """About what an image takes beside the others: MACs, but small networks are bound by something else."""
+        return max(cost(self.name).macs_per_pixel, 3e5)
+
     def __call__(self, y: Tensor) -> Tensor:
         return self.run(y.contiguous(memory_format=_LAYOUTS[self.row["layout"]]))
 
@@ -164,7 +169,6 @@ class _Timed:
 def _measure_times(request: Request, book: _Book, progress: OnProgress) -> None:
     files = _spread(list_images([request.data["Urban100"]]), request.images)
     timed: list[_Timed] = []
-    weight = 0.0
     for name in request.networks:
         if name == "bm3d":
             continue
@@ -174,12 +178,11 @@ def _measure_times(request: Request, book: _Book, progress: OnProgress) -> None:
                 start = {"layout": "", "trained": is_trained(name, SIGMA, request.weights), "samples_ms": []}
                 row = book.add(op=TIME, network=name, backend=backend, dtype="float32", **start)
             timed.append(_Timed(name, run, row, request.device))
-            weight += cost(name).macs_per_pixel
     reading = book.find(READING, None) or book.add(op=READING, names=[], pixels=[], samples_ms=[])
+    left = sum(one.work * (len(files) - len(one.row["samples_ms"])) for one in timed if not one.row.get("failed"))
     done = 0.0
     for index, (path, relative) in enumerate(files):
         pending = [one for one in timed if len(one.row["samples_ms"]) <= index and not one.row.get("failed")]
-        done += sum(cost(one.name).macs_per_pixel for one in timed if one not in pending)
         if not pending:
             continue
         started = time.perf_counter()
@@ -190,7 +193,8 @@ def _measure_times(request: Request, book: _Book, progress: OnProgress) -> None:
             reading["pixels"].append(clean.size)
             reading["samples_ms"].append(_rounded(1e3 * (time.perf_counter() - started)))
         for one in pending:
-            progress(done / weight / len(files), f"{relative} {one.name}")
+            progress(min(done / left, 1), f"{relative} {one.name}")
+            done += one.work
             try:
                 _warm_up(one, y)
                 seconds, restored = one.seconds(y)
@@ -202,7 +206,6 @@ def _measure_times(request: Request, book: _Book, progress: OnProgress) -> None:
             one.row["samples_ms"].append(_rounded(1e3 * seconds))
             if one.row["trained"]:
                 _score(one.row, restored, clean)
-            done += cost(one.name).macs_per_pixel
             book.save()
 
 
