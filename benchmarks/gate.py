@@ -19,9 +19,10 @@ import torch
 from benchmarks.harness import interleave
 from modnas_fast import load
 from modnas_fast.engine.engine import Engine, engine_obstacle
+from modnas_fast.layers import MixedOp
+from modnas_fast.ops import fold_normal, folded_normal
 from modnas_fast.ops.depthwise import depthwise_dweight
-from modnas_fast.search import SuperNet
-from modnas_fast.search.steps import Step, build_adam
+from modnas_fast.reference import mixed_op_ref
 
 _REPEATS = 7
 
@@ -53,8 +54,7 @@ def gates() -> Iterator[Gate | str]:
         torch.ops.aten.convolution_backward(dy, x, weight, None, *sizes, [False, True, False])
 
     yield Gate("depthwise 5×5 weight gradient, ours to oneDNN’s", lambda: depthwise_dweight(x, dy, 5), by_onednn, 2.0)
-    steps = {name: _w_step(name) for name in ("folded", "reference")}
-    yield Gate("W-step of the supernet, folded to reference", steps["folded"], steps["reference"], 1.15)
+    yield _normal_layer()
     if engine_obstacle():
         yield f"the compiled engine: {engine_obstacle()}"
         return
@@ -63,18 +63,27 @@ def gates() -> Iterator[Gate | str]:
     y = torch.rand(1, 1, 256, 256)
     array = y.numpy()
     eager = torch.inference_mode()(net.forward)
-    yield Gate("denoising 256×256, engine to eager PyTorch", lambda: engine(array), lambda: eager(y), 1.2)
+    yield Gate("denoising 256×256, engine to eager PyTorch", lambda: engine(array), lambda: eager(y), 1.5)
 
 
-def _w_step(backend: str) -> Callable[[], object]:
-    torch.manual_seed(0)
-    net = SuperNet(1, 32, backend=backend)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    clean = torch.rand(2, 1, 64, 64)
-    noisy = clean + 25 / 255 * torch.randn_like(clean)
-    parameters = list(net.weight_parameters())
-    step = Step(net, parameters, build_adam(parameters, 1e-3, captured=False), False, world=1)
-    return lambda: step(noisy, clean)
+def _normal_layer() -> Gate:
+    """A normal layer's forward pass: its seven candidates folded and run at once, or run one by one and mixed."""
+    layer = MixedOp("normal", 48).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(4, 48, 64, 64).contiguous(memory_format=torch.channels_last)
+    alpha, beta = torch.randn(7), torch.rand(7, 48)
+    gates = torch.softmax(alpha, 0)[None, :, None] * beta
+    weights = {name: value.detach()[None] for name, value in layer.state_dict().items()}
+
+    @torch.no_grad()
+    def folded() -> object:
+        fold = fold_normal(weights, gates, torch.zeros(1))
+        return folded_normal(x, type(fold)(*(tensor[0] for tensor in fold)))
+
+    @torch.no_grad()
+    def one_by_one() -> object:
+        return mixed_op_ref(layer(x), alpha, beta)
+
+    return Gate("a normal layer forward, folded to its candidates one by one", folded, one_by_one, 1.15)
 
 
 def main() -> int:

@@ -147,7 +147,8 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
             "Roofline",
             roofline_chart(rows),
             "FLOP are two a MAC. Bytes count each convolution’s input, weights and output once, as if none stayed in "
-            "a cache: what fuses layers, or keeps them in caches, may pass the slope, and Winograd the roof. TNRD is left out: its work is exponentials.",
+            "a cache: what fuses layers, or keeps them in caches, may pass the slope, and Winograd the roof. TNRD, "
+            "whose work is exponentials, is left out.",
         )
 
 
