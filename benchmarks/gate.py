@@ -53,7 +53,7 @@ def gates() -> Iterator[Gate | str]:
         sizes = [1, 1], [2, 2], [1, 1], False, [0, 0], 48
         torch.ops.aten.convolution_backward(dy, x, weight, None, *sizes, [False, True, False])
 
-    yield Gate("depthwise 5×5 weight gradient, ours to oneDNN’s", lambda: depthwise_dweight(x, dy, 5), by_onednn, 2.0)
+    yield Gate("depthwise 5×5 weight gradient, ours to oneDNN’s", lambda: depthwise_dweight(x, dy, 5), by_onednn, 1.5)
     yield _normal_layer()
     if engine_obstacle():
         yield f"the compiled engine: {engine_obstacle()}"
