@@ -158,6 +158,13 @@ def test_verdicts() -> None:
     assert time_ratio(made_rows(), "dpdnn", "mod-nas-t1") == (6.0, 6.0, 6.0)
 
 
+def test_a_spread_that_holds_the_paper_s_ratio_shows_no_difference() -> None:
+    rows = [row for row in made_rows() if row.get("network") != "dncnn"]
+    rows.append({"op": TIME, "network": "dncnn", "backend": "torch", "samples_ms": [25.0, 30.0]})  # 0.4 and 0.67
+    line = next(x for x in verdict_lines(rows) if x.quantity == "time, share of DnCNN’s")
+    assert line.verdict == REPRODUCED
+
+
 def test_scores_count_only_on_the_whole_set() -> None:
     quality = {"op": "paper quality", "network": "mod-nas-t1", "level": 25.0, "ssim": 12 * [0.8689]}
     for count, verdict in ((12, REPRODUCED), (11, NOT_MEASURED)):

@@ -165,6 +165,7 @@ def _conditions(rows: Sequence[Row]) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in last["versions"].items())
     text = f"{last.get('device', 'cpu')}, {last['threads']} threads; {versions}; last at commit {last['commit']}"
     if _is_paper(rows):
-        images, crop = last["images"] or "all", last["crop"]
-        text += f"; Urban100: {images} images, " + (f"the middle {crop}×{crop} of each" if crop else "whole")
+        images = min((len(row["samples_ms"]) for row in rows if row["op"] == TIME and "failed" not in row), default=0)
+        crop = f"the middle {last['crop']}×{last['crop']} of each" if last["crop"] else "whole"
+        text += f"; Urban100: {images} images, {crop}"
     return text + "."

@@ -151,7 +151,9 @@ def _times(rows: Sequence[Row], lines: Sequence[Line]) -> Table:
                     f"{line.paper:.2f}" if line else "",
                     line.verdict if line else "",
                     f"{seconds[name]:.2f} s" if seconds.get(name) else "",
-                    f"{projected_seconds(counts[name]):.2f} s" if backend == "torch" and name in counts else "",
+                    f"{projected_seconds(counts[name]):.2f} s"
+                    if backend == "torch" and name in counts and name != "tnrd"
+                    else "",
                 )
             )
     head = (

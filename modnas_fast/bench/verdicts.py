@@ -40,8 +40,9 @@ class Line:
 
 LEGEND = (
     f"“{REPRODUCED}”: parameters and MACs within {_COUNT:.0%} or a unit of the last digit, PSNR within {_PSNR} dB, "
-    f"SSIM within {_SSIM}, ratios of time within {_RATIO:.0%}. “{BETTER}” and “{WORSE}”: of a count fewer and more, of "
-    "a score higher and lower; of a time, more and less favourable to MoD-NAS than the paper has it."
+    f"SSIM within {_SSIM}, ratios of time within {_RATIO:.0%} or the spread over images (20th to 80th percentile). "
+    f"“{BETTER}” and “{WORSE}”: of a count fewer and more, of a score higher and lower; of a time, more and less "
+    "favourable to MoD-NAS than the paper has it."
 )
 
 
@@ -155,6 +156,8 @@ def _ratio_line(
     measured = found and found[0]
     spread = f"{found[1]:.3g}–{found[2]:.3g} over images" if found else ""
     verdict = _judge(paper, measured, _RATIO * paper, higher_is_better=higher_is_better)
+    if found and found[1] <= paper <= found[2]:
+        verdict = REPRODUCED
     if why:
         verdict = NOT_MEASURED
     return Line(table, LABELS.get(name, name), what, paper, measured, verdict, "; ".join(filter(None, (why, spread))))
