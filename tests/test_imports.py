@@ -25,6 +25,7 @@ ORDER = (
     "search",
     "engine",
     "training",
+    "bench",
     "cli",
 )
 LEAVES = {"reference", "kernels", "_engine"}

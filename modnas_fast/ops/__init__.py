@@ -7,6 +7,7 @@ from modnas_fast.ops.dense_aggregate import dense_aggregate
 from modnas_fast.ops.depthwise import depthwise
 from modnas_fast.ops.fast_convolutions import fast_convolutions
 from modnas_fast.ops.fold import fold_down, fold_normal, fold_up
+from modnas_fast.ops.fold_weights import fold_weights
 from modnas_fast.ops.folded_normal import folded_normal
 from modnas_fast.ops.folded_up import folded_up
 from modnas_fast.ops.mixed_aggregate import mixed_aggregate
@@ -27,6 +28,7 @@ __all__ = [
     "fold_down",
     "fold_normal",
     "fold_up",
+    "fold_weights",
     "folded_normal",
     "folded_up",
     "mixed_aggregate",
