@@ -54,6 +54,13 @@ int64_t scratch_floats(const PreparedLayer& layer, const std::vector<Tensor>& te
   return floats;
 }
 
+// Tiles a task: as many tasks a thread, equally large, and few enough that their ends do not cost more than they balance.
+int64_t winograd_chunk(int64_t tiles, int64_t threads) {
+  constexpr int64_t kMostTasksAThread = 32, kMultiple = 8;
+  const int64_t tasks = std::clamp<int64_t>(tiles / (threads * kWinogradTiles), 1, kMostTasksAThread);
+  return round_up((tiles + threads * tasks - 1) / (threads * tasks), kMultiple);
+}
+
 }  // namespace
 
 Network::Network(int64_t image_channels, const std::vector<std::vector<Layer>>& stages, int threads,
@@ -187,10 +194,11 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
       }
       const int64_t outputs = winograd_outputs(layer.kernel);
       const int64_t tiles = ((place.rows + outputs - 1) / outputs) * ((place.columns + outputs - 1) / outputs);
-      threads_.run(1 + (tiles + kWinogradTiles - 1) / kWinogradTiles, [&](int64_t task, int thread) {
+      const int64_t chunk = winograd_chunk(tiles, threads_.size());
+      threads_.run(1 + (tiles + chunk - 1) / chunk, [&](int64_t task, int thread) {
         if (task == 0) return zero_halo(place, memory(layer.output));
-        const int64_t begin = (task - 1) * kWinogradTiles;
-        kernels_->winograd(arguments, scratch(thread), begin, std::min(begin + kWinogradTiles, tiles));
+        const int64_t begin = (task - 1) * chunk;
+        kernels_->winograd(arguments, scratch(thread), begin, std::min(begin + chunk, tiles));
       });
       break;
     }

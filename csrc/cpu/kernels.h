@@ -93,7 +93,7 @@ struct Kernels {
   void (*output)(const OutputArguments&, const Window&);
 };
 
-// Tiles that one call of `winograd` takes at most, and floats of scratch that a thread needs for its widest layer.
+// Tiles whose products are computed together, and floats of scratch that a thread needs for its widest layer.
 constexpr int64_t kWinogradTiles = 24;
 constexpr int64_t kSeparablePixels = 48;
 constexpr int64_t kTapsPixels = 24;

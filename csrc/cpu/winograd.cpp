@@ -5,6 +5,7 @@
 // `transformed`, the 36 products to `products`, Aᵀ m A to the output. Only the weights stream.
 #include "cpu/winograd_points.h"
 
+#include "cpu/prefetch.h"
 #include "cpu/taps.h"
 #include "cpu/variant.h"
 
@@ -106,10 +107,10 @@ void transform_source(const Source& source, int64_t y, int64_t x, int64_t count,
   }
 }
 
-void multiply(const WinogradArguments& arguments, const Scratch& scratch, int64_t count) {
+void multiply(const WinogradArguments& arguments, const Scratch& scratch, int64_t depth, int64_t count,
+              Prefetcher& prefetcher) {
   const ColumnTiles tiles(arguments.out.channels, kLanes);
-  int64_t depth = 0;
-  for (int64_t s = 0; s < arguments.num_sources; ++s) depth += arguments.sources[s].channels;
+  prefetcher.spread(kPoints * kPoints * tiles.count() * (count / kShared));
   for (int64_t point = 0; point < kPoints * kPoints; ++point) {
     const float* weights = arguments.weights + point * arguments.weight_stride;
     for (int64_t index = 0; index < tiles.count(); ++index) {
@@ -118,6 +119,7 @@ void multiply(const WinogradArguments& arguments, const Scratch& scratch, int64_
         constexpr int rows = tile_rows(TileShape::vectors);
         static_assert(kWinogradTiles % rows == 0, "the last rows may be computed in vain, but lie in the scratch");
         for (int64_t tile = 0; tile < count; tile += rows) {
+          prefetcher.step();
           Vector sums[rows][TileShape::vectors] = {};
           multiply_add<rows, TileShape::full, TileShape::paired>(
               sums, scratch.transformed + point * scratch.plane_stride + tile * scratch.tile_stride,
@@ -188,38 +190,77 @@ void transform_products(const WinogradArguments& arguments, const Scratch& scrat
   }
 }
 
+// Calls function(y, x, count, first) for the runs of neighbouring tiles, at most `most` long, of [begin, end).
+template <typename Function>
+MODNAS_FAST_INLINE void for_runs(int64_t begin, int64_t end, int64_t across, int64_t most, const Function& function) {
+  for (int64_t tile = begin; tile < end;) {
+    const int64_t y = tile / across, x = tile % across;
+    int64_t count = end - tile < most ? end - tile : most;
+    if (count > across - x) count = across - x;
+    function(y, x, count, tile - begin);
+    tile += count;
+  }
+}
+
+// The pixels [top, top + rows) × [left, left + columns) of a tensor.
+void prefetch_source(const Source& source, int64_t top, int64_t left, int64_t rows, int64_t columns,
+                     Prefetcher& prefetcher) {
+  prefetcher.add(source.data + top * source.row_stride + left * source.pixel_stride, source.row_stride,
+                 columns * source.pixel_stride, rows, false);
+}
+
+// At most kWinogradTiles tiles, [begin, end); the next ones, up to `next_end`, have their inputs fetched.
 template <int kOutputs>
-void winograd_tiles(const WinogradArguments& arguments, float* memory, int64_t tile_begin, int64_t tile_end) {
-  int64_t depth = 0;
-  for (int64_t s = 0; s < arguments.num_sources; ++s) depth += arguments.sources[s].channels;
-  const Scratch scratch = lay_out(memory, depth, arguments.out.channels);
-  const int64_t across = (arguments.out.columns + kOutputs - 1) / kOutputs;
-  const auto for_runs = [&](const auto& function) {
-    for (int64_t tile = tile_begin; tile < tile_end;) {
-      const int64_t y = tile / across, x = tile % across;
-      int64_t count = tile_end - tile < kShared ? tile_end - tile : kShared;
-      if (count > across - x) count = across - x;
-      function(y, x, count, tile - tile_begin);
-      tile += count;
-    }
-  };
-  for_runs([&](int64_t y, int64_t x, int64_t count, int64_t first) {
+void winograd_block(const WinogradArguments& arguments, const Scratch& scratch, int64_t depth, int64_t begin,
+                    int64_t end, int64_t next_end) {
+  const Target& out = arguments.out;
+  const int64_t across = (out.columns + kOutputs - 1) / kOutputs;
+  for_runs(begin, end, across, kShared, [&](int64_t y, int64_t x, int64_t count, int64_t first) {
     float* to = scratch.transformed + first * scratch.tile_stride;
     for (int64_t s = 0; s < arguments.num_sources; ++s) {
       transform_source<kOutputs>(arguments.sources[s], y, x, count, to, scratch);
       to += arguments.sources[s].channels;
     }
   });
-  multiply(arguments, scratch, tile_end - tile_begin);
-  for_runs([&](int64_t y, int64_t x, int64_t count, int64_t first) {
+  Prefetcher prefetcher;
+  for_runs(begin, end, across, kWinogradTiles, [&](int64_t y, int64_t x, int64_t count, int64_t) {
+    const int64_t top = y * kOutputs, left = x * kOutputs, columns = count * kOutputs;
     if (arguments.shortcut != nullptr) {
-      const Target& out = arguments.out;
+      prefetch_source(arguments.shortcut->taps[0], top, left, kOutputs, columns, prefetcher);
+    }
+    prefetcher.add(out.data + top * out.row_stride + left * out.pixel_stride, out.row_stride,
+                   columns * out.pixel_stride, kOutputs, true);
+  });
+  for_runs(end, next_end, across, kWinogradTiles, [&](int64_t y, int64_t x, int64_t count, int64_t) {
+    constexpr int64_t kPadding = (kPoints - kOutputs) / 2;
+    for (int64_t s = 0; s < arguments.num_sources; ++s) {  // the rows that the tiles above have not read
+      prefetch_source(arguments.sources[s], y * kOutputs + kPadding, x * kOutputs - kPadding, kOutputs,
+                      count * kOutputs + 2 * kPadding, prefetcher);
+    }
+  });
+  multiply(arguments, scratch, depth, end - begin, prefetcher);
+  for_runs(begin, end, across, kShared, [&](int64_t y, int64_t x, int64_t count, int64_t first) {
+    if (arguments.shortcut != nullptr) {
       const int64_t bottom = (y + 1) * kOutputs, right = (x + count) * kOutputs;
       taps_window(*arguments.shortcut, {y * kOutputs, bottom < out.rows ? bottom : out.rows, x * kOutputs,
                                         right < out.columns ? right : out.columns});
     }
     transform_products<kOutputs>(arguments, scratch, y, x, count, first);
   });
+}
+
+template <int kOutputs>
+void winograd_tiles(const WinogradArguments& arguments, float* memory, int64_t tile_begin, int64_t tile_end) {
+  int64_t depth = 0;
+  for (int64_t s = 0; s < arguments.num_sources; ++s) depth += arguments.sources[s].channels;
+  const Scratch scratch = lay_out(memory, depth, arguments.out.channels);
+  // Blocks of equal size, since each streams all weights; whole register tiles.
+  const int64_t tiles = tile_end - tile_begin, blocks = (tiles + kWinogradTiles - 1) / kWinogradTiles;
+  const int64_t size = ((tiles + blocks - 1) / blocks + kShared - 1) / kShared * kShared;
+  for (int64_t begin = tile_begin; begin < tile_end; begin += size) {
+    const int64_t end = begin + size < tile_end ? begin + size : tile_end;
+    winograd_block<kOutputs>(arguments, scratch, depth, begin, end, end + size < tile_end ? end + size : tile_end);
+  }
 }
 
 }  // namespace
