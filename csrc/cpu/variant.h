@@ -1,4 +1,4 @@
-// The kernels of one variant; each file of this folder that kernels.cpp names defines one of them.
+// The kernels of one variant; each file of this folder that variant.cpp names defines one of them.
 #pragma once
 
 #include "cpu/kernels.h"

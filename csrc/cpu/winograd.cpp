@@ -5,7 +5,6 @@
 // `transformed`, the 36 products to `products`, Aᵀ m A to the output. Only the weights stream.
 #include "cpu/winograd_points.h"
 
-#include "cpu/prefetch.h"
 #include "cpu/taps.h"
 #include "cpu/variant.h"
 
@@ -15,7 +14,7 @@ namespace {
 
 constexpr int64_t kPoints = kWinogradPoints;
 constexpr int64_t kLine = 16;   // floats in a cache line
-constexpr int64_t kShared = 8;  // tiles whose column transforms are shared: few enough for the L1 cache
+constexpr int64_t kShared = kWinogradShared;
 constexpr float kNear2 = kNear * kNear, kFar2 = kFar * kFar;
 constexpr float kNear3 = kNear * kNear2, kFar3 = kFar * kFar2;
 
@@ -26,6 +25,9 @@ struct Scratch {
   float* products;        // [36, kWinogradTiles, vectors · kLanes]
   int64_t product_stride;
   int64_t product_plane;
+  float* shortcut;         // [outputs, kShared · outputs, scratch_stride]: what is added to a run of tiles
+  int64_t shortcut_stride;
+  float* shortcut_source;  // a row of such pixels
 };
 
 Scratch lay_out(float* scratch, int64_t channels_in, int64_t channels_out) {
@@ -36,6 +38,9 @@ Scratch lay_out(float* scratch, int64_t channels_in, int64_t channels_out) {
   result.products = scratch + kPoints * kPoints * result.plane_stride + kLine;
   result.product_stride = winograd_stride(channels_out);
   result.product_plane = kWinogradTiles * result.product_stride + kLine;
+  result.shortcut = result.products + kPoints * kPoints * result.product_plane + kLine;
+  result.shortcut_stride = scratch_stride(channels_out);
+  result.shortcut_source = result.shortcut + kShared * 16 * result.shortcut_stride;
   return result;
 }
 
@@ -67,8 +72,8 @@ MODNAS_FAST_INLINE void transform_output(const Vector (&m)[kPoints], Vector (&y)
 }
 
 // `count` ≤ kShared neighbouring tiles of one tile row, one vector of channels: `from` is the first tile's corner.
-template <int kOutputs, bool kRelu>
-void transform_tiles(const float* from, int64_t row_stride, int64_t pixel_stride, int64_t count, float* to,
+template <int kOutputs, bool kRelu, typename Element>
+void transform_tiles(const Element* from, int64_t row_stride, int64_t pixel_stride, int64_t count, float* to,
                      int64_t tile_stride, int64_t plane_stride) {
   Vector columns[kOutputs * kShared + kPoints - kOutputs][kPoints];
   const int64_t width = kOutputs * count + kPoints - kOutputs;
@@ -98,19 +103,20 @@ void transform_tiles(const float* from, int64_t row_stride, int64_t pixel_stride
 template <int kOutputs>
 void transform_source(const Source& source, int64_t y, int64_t x, int64_t count, float* to, const Scratch& scratch) {
   constexpr int64_t kPadding = (kPoints - kOutputs) / 2;
-  const float* corner = source.data + (y * kOutputs - kPadding) * source.row_stride +
-                        (x * kOutputs - kPadding) * source.pixel_stride;
-  for (int64_t channel = 0; channel < source.channels; channel += kLanes) {
-    const auto transform = source.relu ? transform_tiles<kOutputs, true> : transform_tiles<kOutputs, false>;
-    transform(corner + channel, source.row_stride, source.pixel_stride, count, to + channel, scratch.tile_stride,
-              scratch.plane_stride);
-  }
+  with_element(source.storage, [&](auto element) {
+    using Element = decltype(element);
+    const Element* corner = pixel_of<Element>(source, y * kOutputs - kPadding, x * kOutputs - kPadding);
+    const auto transform =
+        source.relu ? transform_tiles<kOutputs, true, Element> : transform_tiles<kOutputs, false, Element>;
+    for (int64_t channel = 0; channel < source.channels; channel += kLanes) {
+      transform(corner + channel, source.row_stride, source.pixel_stride, count, to + channel, scratch.tile_stride,
+                scratch.plane_stride);
+    }
+  });
 }
 
-void multiply(const WinogradArguments& arguments, const Scratch& scratch, int64_t depth, int64_t count,
-              Prefetcher& prefetcher) {
+void multiply(const WinogradArguments& arguments, const Scratch& scratch, int64_t depth, int64_t count) {
   const ColumnTiles tiles(arguments.out.channels, kLanes);
-  prefetcher.spread(kPoints * kPoints * tiles.count() * (count / kShared));
   for (int64_t point = 0; point < kPoints * kPoints; ++point) {
     const float* weights = arguments.weights + point * arguments.weight_stride;
     for (int64_t index = 0; index < tiles.count(); ++index) {
@@ -119,7 +125,6 @@ void multiply(const WinogradArguments& arguments, const Scratch& scratch, int64_
         constexpr int rows = tile_rows(TileShape::vectors);
         static_assert(kWinogradTiles % rows == 0, "the last rows may be computed in vain, but lie in the scratch");
         for (int64_t tile = 0; tile < count; tile += rows) {
-          prefetcher.step();
           Vector sums[rows][TileShape::vectors] = {};
           multiply_add<rows, TileShape::full, TileShape::paired>(
               sums, scratch.transformed + point * scratch.plane_stride + tile * scratch.tile_stride,
@@ -138,10 +143,12 @@ void multiply(const WinogradArguments& arguments, const Scratch& scratch, int64_
   }
 }
 
-// One tile, one vector of sums (`shared`: of 8 channels in pairs). Writes the pixels that lie in the image.
-template <int kOutputs>
-MODNAS_FAST_INLINE void transform_product(const float* from, int64_t plane, Vector bias, bool shared, bool add,
-                                          const Target& out, int64_t y, int64_t x, float* to) {
+// One tile, one vector of sums (`shared`: of 8 channels in pairs). Writes the pixels that lie in the image. `added` is
+// null where there is no shortcut.
+template <int kOutputs, typename Element>
+MODNAS_FAST_INLINE void transform_product(const float* from, int64_t plane, Vector bias, bool shared,
+                                          const float* added, int64_t added_stride, const Target& out, int64_t y,
+                                          int64_t x, Element* to) {
   Vector rows[kOutputs][kPoints];
 #pragma GCC unroll 6
   for (int j = 0; j < kPoints; ++j) {
@@ -160,15 +167,40 @@ MODNAS_FAST_INLINE void transform_product(const float* from, int64_t plane, Vect
 #pragma GCC unroll 4
     for (int j = 0; j < kOutputs; ++j) {
       if (x + j >= out.columns) break;
-      float* pixel = to + i * out.row_stride + j * out.pixel_stride;
+      Element* pixel = to + i * out.row_stride + j * out.pixel_stride;
       Vector value = values[j] + bias;
+      if (shared) value = pair_sums(value);
+      if (added != nullptr) value += load(added + (i * kShared * kOutputs + j) * added_stride);
+      if (out.relu) value = relu(value);
       if (shared) {
-        store_pairs(pixel, value, out.relu, add ? pixel : nullptr);
+        store_eight(pixel, value);
       } else {
-        if (add) value += load(pixel);
-        store(pixel, out.relu ? relu(value) : value);
+        store(pixel, value);
       }
     }
+  }
+}
+
+// The shortcut's values for `count` neighbouring tiles to the scratch.
+template <int kOutputs>
+void add_shortcut(const TapsArguments& shortcut, const Scratch& scratch, int64_t y, int64_t x, int64_t count) {
+  const Target& out = shortcut.out;
+  const int64_t rest = out.columns - x * kOutputs;
+  const int64_t columns = rest < count * kOutputs ? rest : count * kOutputs;
+  for (int64_t i = 0; i < kOutputs && y * kOutputs + i < out.rows; ++i) {
+    Source source = *shortcut.taps;
+    source.data = static_cast<const char*>(source.data) +
+                  ((y * kOutputs + i) * source.row_stride + x * kOutputs * source.pixel_stride) *
+                      element_bytes(source.storage);
+    if (source.storage != Storage::kFloat32) {
+      copy_tap(source, columns, scratch.shortcut_source);
+      source.data = scratch.shortcut_source;
+    }
+    TapsArguments row = shortcut;
+    row.taps = &source;
+    row.out.data = scratch.shortcut + i * kShared * kOutputs * scratch.shortcut_stride;
+    row.out.pixel_stride = scratch.shortcut_stride;
+    taps_window(row, {0, 1, 0, columns});
   }
 }
 
@@ -177,75 +209,22 @@ void transform_products(const WinogradArguments& arguments, const Scratch& scrat
                         int64_t count, int64_t first) {
   const Target& out = arguments.out;
   const bool add = arguments.shortcut != nullptr;
+  if (add) add_shortcut<kOutputs>(*arguments.shortcut, scratch, y, x, count);
   const int64_t vectors = ColumnTiles(out.channels, kLanes).vectors();
-  for (int64_t tile = 0; tile < count; ++tile) {
-    const int64_t top = y * kOutputs, left = (x + tile) * kOutputs;
-    for (int64_t v = 0; v < vectors; ++v) {
-      const bool shared = v >= out.channels / kLanes;
-      const Vector bias = add ? Vector{} : load(arguments.bias + v * kLanes);
-      transform_product<kOutputs>(scratch.products + (first + tile) * scratch.product_stride + v * kLanes,
-                                  scratch.product_plane, bias, shared, add, out, top, left,
-                                  out.data + top * out.row_stride + left * out.pixel_stride + v * kLanes);
+  with_element(out.storage, [&](auto element) {
+    using Element = decltype(element);
+    for (int64_t tile = 0; tile < count; ++tile) {
+      const int64_t top = y * kOutputs, left = (x + tile) * kOutputs;
+      Element* pixel = pixel_of<Element>(out, top, left);
+      const float* added = add ? scratch.shortcut + tile * kOutputs * scratch.shortcut_stride : nullptr;
+      for (int64_t v = 0; v < vectors; ++v) {
+        const bool shared = v >= out.channels / kLanes;
+        const Vector bias = add ? Vector{} : load(arguments.bias + v * kLanes);
+        transform_product<kOutputs>(scratch.products + (first + tile) * scratch.product_stride + v * kLanes,
+                                    scratch.product_plane, bias, shared, add ? added + v * kLanes : nullptr,
+                                    scratch.shortcut_stride, out, top, left, pixel + v * kLanes);
+      }
     }
-  }
-}
-
-// Calls function(y, x, count, first) for the runs of neighbouring tiles, at most `most` long, of [begin, end).
-template <typename Function>
-MODNAS_FAST_INLINE void for_runs(int64_t begin, int64_t end, int64_t across, int64_t most, const Function& function) {
-  for (int64_t tile = begin; tile < end;) {
-    const int64_t y = tile / across, x = tile % across;
-    int64_t count = end - tile < most ? end - tile : most;
-    if (count > across - x) count = across - x;
-    function(y, x, count, tile - begin);
-    tile += count;
-  }
-}
-
-// The pixels [top, top + rows) × [left, left + columns) of a tensor.
-void prefetch_source(const Source& source, int64_t top, int64_t left, int64_t rows, int64_t columns,
-                     Prefetcher& prefetcher) {
-  prefetcher.add(source.data + top * source.row_stride + left * source.pixel_stride, source.row_stride,
-                 columns * source.pixel_stride, rows, false);
-}
-
-// At most kWinogradTiles tiles, [begin, end); the next ones, up to `next_end`, have their inputs fetched.
-template <int kOutputs>
-void winograd_block(const WinogradArguments& arguments, const Scratch& scratch, int64_t depth, int64_t begin,
-                    int64_t end, int64_t next_end) {
-  const Target& out = arguments.out;
-  const int64_t across = (out.columns + kOutputs - 1) / kOutputs;
-  for_runs(begin, end, across, kShared, [&](int64_t y, int64_t x, int64_t count, int64_t first) {
-    float* to = scratch.transformed + first * scratch.tile_stride;
-    for (int64_t s = 0; s < arguments.num_sources; ++s) {
-      transform_source<kOutputs>(arguments.sources[s], y, x, count, to, scratch);
-      to += arguments.sources[s].channels;
-    }
-  });
-  Prefetcher prefetcher;
-  for_runs(begin, end, across, kWinogradTiles, [&](int64_t y, int64_t x, int64_t count, int64_t) {
-    const int64_t top = y * kOutputs, left = x * kOutputs, columns = count * kOutputs;
-    if (arguments.shortcut != nullptr) {
-      prefetch_source(arguments.shortcut->taps[0], top, left, kOutputs, columns, prefetcher);
-    }
-    prefetcher.add(out.data + top * out.row_stride + left * out.pixel_stride, out.row_stride,
-                   columns * out.pixel_stride, kOutputs, true);
-  });
-  for_runs(end, next_end, across, kWinogradTiles, [&](int64_t y, int64_t x, int64_t count, int64_t) {
-    constexpr int64_t kPadding = (kPoints - kOutputs) / 2;
-    for (int64_t s = 0; s < arguments.num_sources; ++s) {  // the rows that the tiles above have not read
-      prefetch_source(arguments.sources[s], y * kOutputs + kPadding, x * kOutputs - kPadding, kOutputs,
-                      count * kOutputs + 2 * kPadding, prefetcher);
-    }
-  });
-  multiply(arguments, scratch, depth, end - begin, prefetcher);
-  for_runs(begin, end, across, kShared, [&](int64_t y, int64_t x, int64_t count, int64_t first) {
-    if (arguments.shortcut != nullptr) {
-      const int64_t bottom = (y + 1) * kOutputs, right = (x + count) * kOutputs;
-      taps_window(*arguments.shortcut, {y * kOutputs, bottom < out.rows ? bottom : out.rows, x * kOutputs,
-                                        right < out.columns ? right : out.columns});
-    }
-    transform_products<kOutputs>(arguments, scratch, y, x, count, first);
   });
 }
 
@@ -254,13 +233,27 @@ void winograd_tiles(const WinogradArguments& arguments, float* memory, int64_t t
   int64_t depth = 0;
   for (int64_t s = 0; s < arguments.num_sources; ++s) depth += arguments.sources[s].channels;
   const Scratch scratch = lay_out(memory, depth, arguments.out.channels);
-  // Blocks of equal size, since each streams all weights; whole register tiles.
-  const int64_t tiles = tile_end - tile_begin, blocks = (tiles + kWinogradTiles - 1) / kWinogradTiles;
-  const int64_t size = ((tiles + blocks - 1) / blocks + kShared - 1) / kShared * kShared;
-  for (int64_t begin = tile_begin; begin < tile_end; begin += size) {
-    const int64_t end = begin + size < tile_end ? begin + size : tile_end;
-    winograd_block<kOutputs>(arguments, scratch, depth, begin, end, end + size < tile_end ? end + size : tile_end);
-  }
+  const int64_t across = (arguments.out.columns + kOutputs - 1) / kOutputs;
+  const auto for_runs = [&](const auto& function) {
+    for (int64_t tile = tile_begin; tile < tile_end;) {
+      const int64_t y = tile / across, x = tile % across;
+      int64_t count = tile_end - tile < kShared ? tile_end - tile : kShared;
+      if (count > across - x) count = across - x;
+      function(y, x, count, tile - tile_begin);
+      tile += count;
+    }
+  };
+  for_runs([&](int64_t y, int64_t x, int64_t count, int64_t first) {
+    float* to = scratch.transformed + first * scratch.tile_stride;
+    for (int64_t s = 0; s < arguments.num_sources; ++s) {
+      transform_source<kOutputs>(arguments.sources[s], y, x, count, to, scratch);
+      to += arguments.sources[s].channels;
+    }
+  });
+  multiply(arguments, scratch, depth, tile_end - tile_begin);
+  for_runs([&](int64_t y, int64_t x, int64_t count, int64_t first) {
+    transform_products<kOutputs>(arguments, scratch, y, x, count, first);
+  });
 }
 
 }  // namespace
