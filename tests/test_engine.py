@@ -30,7 +30,7 @@ SIZES = ((1, 1), (7, 9), (16, 8), (23, 41), (56, 40))
 
 
 def assert_engine_parity(net: DerivedNet, x: Tensor, **settings) -> None:
-    """Within 1e-5; a random network may amplify roundings beyond it in PyTorch too: within thrice its float32's error."""
+    """Within 1e-5, or, where a random network amplifies roundings, thrice what PyTorch loses in float32."""
     engine = Engine(net.genotype, net.state_dict(), **settings)
     exact = copy.deepcopy(net).double()
     with torch.inference_mode():
@@ -165,7 +165,7 @@ def half_engine() -> Engine:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("seed", [*range(8), 100, 101])
 def test_random_genotypes_stored_in_bfloat16(seed: int, variant: str) -> None:
-    """No farther from float64 than PyTorch's bfloat16 network, which rounds the same tensors, and weights and images."""
+    """No farther from float64 than PyTorch's bfloat16 network, which also rounds weights and images."""
     net = random_net(random_genotype(seed, 72 if seed >= 100 else 12), 1 + seed % 3)
     height, width = SIZES[1 + seed % 4]
     x = torch.from_numpy(np.random.default_rng(seed).random((1, 1, height, width), np.float32))
@@ -209,7 +209,7 @@ def test_bfloat16_keeps_nan(bits: int, variant: str, image: np.ndarray) -> None:
 
 
 def test_memory_is_shared_between_layers(engine: Engine) -> None:
-    """At most 112 channels of full size, where DB4 begins: 32 from below, EB1's feature of 40, and their fusion's 40."""
+    """At most 112 channels of full size, where DB4 begins: 32 from below, EB1's feature of 40, their fusion's 40."""
     assert engine.working_bytes(512, 512) < 2.55 * 48 * 4 * 512 * 512
     engine.release()
     assert np.isfinite(engine(np.zeros((1, 1, 9, 9), np.float32))).all()
