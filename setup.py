@@ -18,8 +18,10 @@ COMMON = ["-std=c++17", "-fvisibility=hidden", "-ffp-contract=fast", "-g0", "-Wa
 AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"]
 VARIANTS = {"portable": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
-    VARIANTS |= {"avx2": ["-mavx2", "-mfma"], "avx512": [*AVX512, "-Wno-maybe-uninitialized"]}  # g++ 12's headers
-VECTOR_FILES = ["convolution", "depthwise", "output", "separable", "taps", "upsample", "variant", "winograd"]
+    AVX512.append("-Wno-maybe-uninitialized")  # g++ 12's headers
+    VARIANTS |= {"avx2": ["-mavx2", "-mfma"], "avx512": AVX512, "avx512_bf16": [*AVX512, "-mavx512bf16"]}
+TRAINING_FILES = ["convolution", "depthwise"]  # float32: avx512_bf16 has avx512's
+VECTOR_FILES = ["output", "separable", "taps", "upsample", "variant", "winograd"]
 SOURCES = [*sorted(map(str, Path("csrc").glob("*.cpp"))), "csrc/cpu/packing.cpp", "csrc/cpu/select.cpp"]
 
 
@@ -63,7 +65,8 @@ class BuildEngine(build_ext):
         jobs = [(source, ["-O1", *built], "common") for source in SOURCES]  # bindings.cpp takes longest as it is
         for variant, flags in VARIANTS.items():
             flags = ["-O3", f"-DMODNAS_FAST_ISA={variant}", *flags]
-            jobs += [(f"csrc/cpu/{name}.cpp", flags, variant) for name in VECTOR_FILES]
+            names = VECTOR_FILES if variant == "avx512_bf16" else [*VECTOR_FILES, *TRAINING_FILES]
+            jobs += [(f"csrc/cpu/{name}.cpp", flags, variant) for name in names]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = pool.map(lambda job: compile_one(*job), jobs)
         extension.extra_objects = [path for paths in objects for path in paths]

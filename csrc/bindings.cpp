@@ -247,7 +247,11 @@ PYBIND11_MODULE(_engine, module) {
       .def("set_shortcut_bias", set_weights<&Layer::shortcut_bias>);
 
   py::class_<Network>(module, "Network")
-      .def(py::init<int64_t, const std::vector<std::vector<Layer>>&, int, const std::string&>())
+      .def(py::init([](int64_t image_channels, const std::vector<std::vector<Layer>>& stages, int threads,
+                       const std::string& variant, bool bfloat16) {
+        return std::make_unique<Network>(image_channels, stages, threads, variant,
+                                         bfloat16 ? Storage::kBfloat16 : Storage::kFloat32);
+      }))
       .def("run", run)
       .def("report", report)
       .def("working_bytes", &Network::working_bytes)
@@ -269,7 +273,7 @@ PYBIND11_MODULE(_engine, module) {
 
   module.def("variants", [] {
     std::vector<std::string> names;
-    for (const char* name : {"avx512", "avx2", "portable"}) {
+    for (const char* name : {"avx512_bf16", "avx512", "avx2", "portable"}) {
       if (select_kernels(name) != nullptr) names.emplace_back(name);
     }
     return names;

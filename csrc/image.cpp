@@ -7,7 +7,7 @@ namespace modnas_fast {
 
 void read_image(const ImageView<const float>& from, int64_t channels, int64_t rows, int64_t columns,
                 const Placement& place, float* to) {
-  std::fill_n(to, place.floats(), 0.0f);
+  std::memset(to, 0, place.bytes());
   for (int64_t y = 0; y < place.rows; ++y) {
     for (int64_t channel = 0; channel < channels; ++channel) {
       const float* row = from.data + channel * from.channel_stride + std::min(y, rows - 1) * from.row_stride;
@@ -31,16 +31,16 @@ void write_image(const float* from, const Placement& place, int64_t channels, co
   }
 }
 
-void zero_halo(const Placement& place, float* memory) {
-  const int64_t stride = place.row_stride();
-  const int64_t left = place.before * place.channels, right = place.columns_after * place.channels;
-  std::fill_n(memory, place.before * stride, 0.0f);
-  float* row = memory + place.before * stride;
+void zero_halo(const Placement& place, void* memory) {
+  const int64_t size = element_bytes(place.storage), stride = place.row_stride() * size;
+  const int64_t left = place.before * place.channels * size, right = place.columns_after * place.channels * size;
+  std::memset(memory, 0, place.before * stride);
+  char* row = static_cast<char*>(memory) + place.before * stride;
   for (int64_t y = 0; y < place.rows; ++y, row += stride) {
-    std::fill_n(row, left, 0.0f);
-    std::fill_n(row + stride - right, right, 0.0f);
+    std::memset(row, 0, left);
+    std::memset(row + stride - right, 0, right);
   }
-  std::fill_n(row, place.rows_after * stride, 0.0f);
+  std::memset(row, 0, place.rows_after * stride);
 }
 
 }  // namespace modnas_fast

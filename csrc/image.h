@@ -15,6 +15,6 @@ void write_image(const float* from, const Placement& place, int64_t channels, co
                  const ImageView<float>& to);
 
 // Zeroes what lies around the tensor's pixels.
-void zero_halo(const Placement& place, float* memory);
+void zero_halo(const Placement& place, void* memory);
 
 }  // namespace modnas_fast

@@ -33,7 +33,7 @@ class Arena {
   void reserve(int64_t bytes);
   void release();
   int64_t bytes() const { return bytes_; }
-  float* data() const { return static_cast<float*>(data_); }
+  char* data() const { return static_cast<char*>(data_); }
 
  private:
   void* data_ = nullptr;

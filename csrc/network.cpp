@@ -18,8 +18,8 @@ constexpr int64_t kSizeMultiple = 8;
 
 int64_t round_up(int64_t size, int64_t to) { return (size + to - 1) / to * to; }
 
-const Kernels* choose_kernels(const std::string& variant) {
-  const Kernels* kernels = select_kernels(variant.empty() ? nullptr : variant.c_str());
+const Kernels* choose_kernels(const std::string& variant, Storage storage) {
+  const Kernels* kernels = select_kernels(variant.empty() ? nullptr : variant.c_str(), storage);
   if (kernels == nullptr) {
     throw std::invalid_argument("this processor runs no kernels called '" + variant + "'");
   }
@@ -38,29 +38,37 @@ const char* kernel_name(const PreparedLayer& layer) {
 }
 
 int64_t scratch_floats(const PreparedLayer& layer, const std::vector<Tensor>& tensors) {
+  const int64_t channels_out = tensors[layer.output].padded_channels;
   int64_t channels_in = 0, floats = 0;
   for (int input : layer.inputs) channels_in += tensors[input].padded_channels;
   if (layer.algorithm == Algorithm::kWinograd) {
-    return winograd_scratch(channels_in, tensors[layer.output].padded_channels);
+    return winograd_scratch(channels_in, channels_out,
+                            layer.shortcut < 0 ? 0 : tensors[layer.shortcut].padded_channels);
   }
-  if (layer.algorithm == Algorithm::kSeparable) return separable_scratch(channels_in);
+  if (layer.algorithm == Algorithm::kSeparable) return separable_scratch(channels_in, channels_out);
   for (const Phase& phase : layer.phases) {
     int64_t spans = 0;
     for (const TapPlace& tap : phase.taps) {
       const int64_t channels = tensors[tap.tensor].padded_channels;
       spans += taps_span(layer.input_scale * channels, tap.width * channels);
     }
-    floats = std::max(floats, spans);
+    floats = std::max(floats, spans + kTapsPixels * scratch_stride(channels_out));
   }
   return floats;
+}
+
+// Tiles a task, whole register tiles: an equal share where that is less than a task can take.
+int64_t winograd_chunk(int64_t tiles, int64_t threads) {
+  return std::min(kWinogradTiles, round_up((tiles + threads - 1) / threads, 8));
 }
 
 }  // namespace
 
 Network::Network(int64_t image_channels, const std::vector<std::vector<Layer>>& stages, int threads,
-                 const std::string& variant)
+                 const std::string& variant, Storage storage)
     : image_channels_(image_channels),
-      kernels_(choose_kernels(variant)),
+      storage_(storage),
+      kernels_(choose_kernels(variant, storage)),
       threads_((check_network(image_channels, stages, threads), threads)) {
   for (const std::vector<Layer>& layers : stages) {
     stages_.push_back(prepare_stage(layers, image_channels, kernels_->lanes));
@@ -69,8 +77,8 @@ Network::Network(int64_t image_channels, const std::vector<std::vector<Layer>>& 
   for (const PreparedLayer& layer : stages_.front().layers) {
     scratch = std::max(scratch, scratch_floats(layer, stages_.front().tensors));
   }
-  scratch_stride_ = round_up(scratch, 1024);  // threads write to pages of their own
-  scratch_.reserve(scratch_stride_ * threads_.size() * static_cast<int64_t>(sizeof(float)));
+  scratch_stride_ = round_up(scratch * static_cast<int64_t>(sizeof(float)), 4096);  // threads write to own pages
+  scratch_.reserve(scratch_stride_ * threads_.size());
 }
 
 Plan& Network::plan_for(int64_t rows, int64_t columns) {
@@ -79,7 +87,7 @@ Plan& Network::plan_for(int64_t rows, int64_t columns) {
   if (known != plans_.end()) {
     plans_.splice(plans_.begin(), plans_, known);
   } else {
-    plans_.push_front(make_plan(stages_.front(), rows, columns));
+    plans_.push_front(make_plan(stages_.front(), storage_, rows, columns));
     if (plans_.size() > kPlans) plans_.pop_back();
   }
   return plans_.front();
@@ -92,7 +100,7 @@ bool Network::run(const RunRequest& request, const Progress& progress) {
   arena_.reserve(plan.bytes);
   const Placement& image = plan.tensors.front();
   float* buffers[3];
-  for (int i = 0; i < 3; ++i) buffers[i] = arena_.data() + plan.image_offsets[i];
+  for (int i = 0; i < 3; ++i) buffers[i] = reinterpret_cast<float*>(arena_.data() + plan.image_offsets[i]);
 
   read_image(request.y, image_channels_, request.rows, request.columns, image, buffers[0]);
   float* x = buffers[0];
@@ -121,16 +129,22 @@ bool Network::run(const RunRequest& request, const Progress& progress) {
 
 void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* input, float* noisy, float* output) {
   const int last = static_cast<int>(plan.tensors.size()) - 1;
-  const auto memory = [&](int tensor) {
-    return tensor == 0 ? input : tensor == last ? output : arena_.data() + plan.tensors[tensor].offset;
+  const auto memory = [&](int tensor) -> void* {
+    if (tensor == 0) return input;
+    return tensor == last ? static_cast<void*>(output) : arena_.data() + plan.tensors[tensor].offset;
+  };
+  // Element `offset` of what a tensor stores, from pixel (0, 0) on.
+  const auto element = [&](int tensor, int64_t offset) -> void* {
+    const Placement& place = plan.tensors[tensor];
+    return static_cast<char*>(memory(tensor)) + (place.origin() + offset) * element_bytes(place.storage);
   };
   const auto source = [&](int tensor, int64_t scale, bool relu) {
     const Placement& place = plan.tensors[tensor];
-    return Source{memory(tensor) + place.origin(), scale * place.row_stride(), scale * place.pixel_stride(),
+    return Source{element(tensor, 0), place.storage, scale * place.row_stride(), scale * place.pixel_stride(),
                   place.channels, relu};
   };
   const Placement& place = plan.tensors[layer.output];
-  const Target target = {memory(layer.output) + place.origin(), place.row_stride(), place.pixel_stride(),
+  const Target target = {element(layer.output, 0), place.storage, place.row_stride(), place.pixel_stride(),
                          place.rows, place.columns, place.channels, layer.relu_out};
 
   // Phases of the taps kernel, and a shortcut, which is one.
@@ -141,13 +155,13 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
     for (const TapPlace& tap : phase.taps) {
       Source from = source(tap.tensor, tap.tensor == layer.shortcut ? 1 : layer.input_scale, tap.relu);
       const Placement& tensor = plan.tensors[tap.tensor];
-      from.data += tap.dy * tensor.row_stride() + tap.dx * tensor.pixel_stride();
+      from.data = element(tap.tensor, tap.dy * tensor.row_stride() + tap.dx * tensor.pixel_stride());
       from.channels *= tap.width;
       sources.push_back(from);
     }
     taps.push_back(std::move(sources));
     Target out = target;
-    out.data += phase.row * place.row_stride() + phase.column * place.pixel_stride();
+    out.data = element(layer.output, phase.row * place.row_stride() + phase.column * place.pixel_stride());
     out.row_stride *= layer.output_scale;
     out.pixel_stride *= layer.output_scale;
     out.rows /= layer.output_scale;
@@ -155,7 +169,9 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
     phases.push_back({taps.back().data(), static_cast<int64_t>(taps.back().size()), phase.weights.data(),
                       phase.bias.data(), out});
   }
-  const auto scratch = [&](int thread) { return scratch_.data() + thread * scratch_stride_; };
+  const auto scratch = [&](int thread) {
+    return reinterpret_cast<float*>(scratch_.data() + thread * scratch_stride_);
+  };
 
   // Task 0 zeroes the output's halo; the others compute.
   const auto in_rows = [&](int64_t rows, int64_t passes, const auto& compute) {
@@ -186,10 +202,11 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
       }
       const int64_t outputs = winograd_outputs(layer.kernel);
       const int64_t tiles = ((place.rows + outputs - 1) / outputs) * ((place.columns + outputs - 1) / outputs);
-      threads_.run(1 + (tiles + kWinogradTiles - 1) / kWinogradTiles, [&](int64_t task, int thread) {
+      const int64_t chunk = winograd_chunk(tiles, threads_.size());
+      threads_.run(1 + (tiles + chunk - 1) / chunk, [&](int64_t task, int thread) {
         if (task == 0) return zero_halo(place, memory(layer.output));
-        const int64_t begin = (task - 1) * kWinogradTiles;
-        kernels_->winograd(arguments, scratch(thread), begin, std::min(begin + kWinogradTiles, tiles));
+        const int64_t begin = (task - 1) * chunk;
+        kernels_->winograd(arguments, scratch(thread), begin, std::min(begin + chunk, tiles));
       });
       break;
     }
@@ -222,8 +239,8 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
 
 int64_t Network::working_bytes(int64_t rows, int64_t columns) const {
   check_size(rows, columns);
-  return make_plan(stages_.front(), round_up(rows, kSizeMultiple), round_up(columns, kSizeMultiple)).bytes +
-         scratch_.bytes();
+  const int64_t padded_rows = round_up(rows, kSizeMultiple), padded_columns = round_up(columns, kSizeMultiple);
+  return make_plan(stages_.front(), storage_, padded_rows, padded_columns).bytes + scratch_.bytes();
 }
 
 int64_t Network::weight_bytes() const {
@@ -250,7 +267,7 @@ std::vector<LayerReport> Network::report(int64_t rows, int64_t columns) {
     for (int input : layer.inputs) channels_in += stage.tensors[input].channels;
     lines.push_back({layer.name, kernel_name(layer), place.rows, place.columns, channels_in,
                      stage.tensors[layer.output].channels, layer.macs_a_pixel * place.rows * place.columns,
-                     place.floats() * static_cast<int64_t>(sizeof(float)),
+                     place.bytes(),
                      plan.measured == 0 ? 0 : plan.layer_seconds[index] / static_cast<double>(plan.measured)});
   }
   return lines;

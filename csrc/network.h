@@ -48,7 +48,7 @@ class Network {
   // All stages have the same layers and weights of their own. An empty `variant` means the fastest kernels.
   // Raises std::invalid_argument.
   Network(int64_t image_channels, const std::vector<std::vector<Layer>>& stages, int threads,
-          const std::string& variant);
+          const std::string& variant, Storage storage = Storage::kFloat32);
 
   // Returns false if `progress` cancelled it. Calls from several threads take turns. Raises std::bad_alloc.
   bool run(const RunRequest& request, const Progress& progress);
@@ -69,11 +69,12 @@ class Network {
   void run_layer(const PreparedLayer& layer, const Plan& plan, float* input, float* noisy, float* output);
 
   const int64_t image_channels_;
+  const Storage storage_;  // of activations
   const Kernels* const kernels_;
   std::vector<PreparedStage> stages_;
   Threads threads_;
   Arena arena_, scratch_;
-  int64_t scratch_stride_ = 0;  // floats a thread
+  int64_t scratch_stride_ = 0;  // bytes a thread
   std::list<Plan> plans_;       // latest first
   std::mutex mutex_;
 };

@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "memory.h"
 
@@ -8,7 +9,7 @@ namespace modnas_fast {
 
 namespace {
 
-constexpr int64_t kSlack = 16;  // floats that a kernel may read beyond the last pixel
+constexpr int64_t kSlack = 16;  // elements that a kernel may read beyond the last pixel
 
 // Makes the tensor's halo large enough for one that reads `before` to the left and above, and `after` beyond.
 void widen(Placement& tensor, int64_t before, int64_t rows_after, int64_t columns_after) {
@@ -40,16 +41,45 @@ void widen_inputs(std::vector<Placement>& tensors, const PreparedLayer& layer) {
   }
 }
 
+// A residual block's sum replaces what its shortcut reads, for nobody after it: every task reads those pixels, and no
+// others of them, before it writes them. Returns for each tensor the one whose memory it takes over, or itself.
+std::vector<int> replaced_tensors(const PreparedStage& stage, std::vector<Placement>& tensors,
+                                  std::vector<Lifetime>& lifetimes) {
+  std::vector<int> owners(tensors.size());
+  std::iota(owners.begin(), owners.end(), 0);
+  for (int step = 0; step < static_cast<int>(stage.layers.size()); ++step) {
+    const PreparedLayer& layer = stage.layers[step];
+    if (layer.algorithm != Algorithm::kWinograd || layer.shortcut <= 0) continue;
+    const bool read_otherwise =
+        std::find(layer.inputs.begin(), layer.inputs.end(), layer.shortcut) != layer.inputs.end();
+    const int owner = owners[layer.shortcut];
+    if (read_otherwise || lifetimes[owner].last_step != step ||
+        tensors[owner].channels != tensors[layer.output].channels) {
+      continue;
+    }
+    owners[layer.output] = owner;
+    lifetimes[owner].last_step = lifetimes[layer.output].last_step;
+    Placement& whole = tensors[owner];
+    const Placement& part = tensors[layer.output];
+    widen(whole, part.before, part.rows_after, part.columns_after);
+  }
+  for (size_t tensor = 0; tensor < tensors.size(); ++tensor) tensors[tensor] = tensors[owners[tensor]];
+  return owners;
+}
+
 }  // namespace
 
-int64_t Placement::floats() const { return (before + rows + rows_after) * row_stride() + kSlack; }
+int64_t Placement::bytes() const {
+  return ((before + rows + rows_after) * row_stride() + kSlack) * element_bytes(storage);
+}
 
-Plan make_plan(const PreparedStage& stage, int64_t rows, int64_t columns) {
+Plan make_plan(const PreparedStage& stage, Storage storage, int64_t rows, int64_t columns) {
   Plan plan = {};
   plan.rows = rows;
   plan.columns = columns;
   for (const Tensor& tensor : stage.tensors) {
-    plan.tensors.push_back({rows >> tensor.shift, columns >> tensor.shift, tensor.padded_channels, 0, 0, 0, 0});
+    const int64_t height = rows >> tensor.shift, width = columns >> tensor.shift;
+    plan.tensors.push_back({height, width, tensor.padded_channels, 0, 0, 0, storage, 0});
   }
   const int count = static_cast<int>(plan.tensors.size());
   std::vector<Lifetime> lifetimes(count);
@@ -61,21 +91,23 @@ Plan make_plan(const PreparedStage& stage, int64_t rows, int64_t columns) {
     if (layer.shortcut >= 0) lifetimes[layer.shortcut].last_step = step;
   }
   Placement& image = plan.tensors.front();
+  image.storage = Storage::kFloat32;
   plan.tensors.back() = image;  // the next stage's input
 
+  const std::vector<int> owners = replaced_tensors(stage, plan.tensors, lifetimes);
   for (int tensor = 1; tensor + 1 < count; ++tensor) {
-    lifetimes[tensor].bytes = plan.tensors[tensor].floats() * static_cast<int64_t>(sizeof(float));
+    if (owners[tensor] != tensor) continue;  // its bytes stay 0
+    lifetimes[tensor].bytes = plan.tensors[tensor].bytes();
   }
   lifetimes.front() = lifetimes.back() = {0, 0, 0};
-  const int64_t image_bytes = plan.tensors.front().floats() * static_cast<int64_t>(sizeof(float));
   const int last = static_cast<int>(stage.layers.size());
-  for (int i = 0; i < 3; ++i) lifetimes.push_back({image_bytes, 0, last});
+  for (int i = 0; i < 3; ++i) lifetimes.push_back({image.bytes(), 0, last});
   const Layout layout = lay_out(lifetimes);
   for (int tensor = 0; tensor < count; ++tensor) {
-    plan.tensors[tensor].offset = layout.offsets[tensor] / static_cast<int64_t>(sizeof(float));
+    plan.tensors[tensor].offset = layout.offsets[owners[tensor]];
   }
   for (int i = 0; i < 3; ++i) {
-    plan.image_offsets[i] = layout.offsets[count + i] / static_cast<int64_t>(sizeof(float));
+    plan.image_offsets[i] = layout.offsets[count + i];
   }
   plan.bytes = layout.bytes;
   plan.layer_seconds.assign(stage.layers.size(), 0);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/kernels.h"
 #include "prepare.h"
 
 namespace modnas_fast {
@@ -12,24 +13,26 @@ struct Placement {
   int64_t rows, columns, channels;  // channels as they lie in memory
   int64_t before;                   // zeroed rows above and columns to the left
   int64_t rows_after, columns_after;
-  int64_t offset;  // of the whole, halo included, in floats from the arena's start
+  Storage storage;
+  int64_t offset;  // of the whole, halo included, in bytes from the arena's start
 
   int64_t pixel_stride() const { return channels; }
   int64_t row_stride() const { return (before + columns + columns_after) * channels; }
-  int64_t floats() const;                                                            // halo and slack included
-  int64_t origin() const { return before * row_stride() + before * pixel_stride(); }  // pixel (0, 0) from `offset`
+  int64_t bytes() const;                                                             // halo and slack included
+  int64_t origin() const { return before * row_stride() + before * pixel_stride(); }  // elements before pixel (0, 0)
 };
 
 struct Plan {
   int64_t rows, columns;              // of the image, padded to multiples of 8
   std::vector<Placement> tensors;     // by number; 0 and the last one lie in image buffers instead
-  int64_t image_offsets[3];           // y, and two for x in turn; all placed as tensors[0] is
+  int64_t image_offsets[3];           // bytes; y, and two for x in turn; all placed as tensors[0] is
   int64_t bytes;                      // of the arena
   std::vector<double> layer_seconds;  // sums
   int64_t measured = 0;               // stages run
 };
 
-Plan make_plan(const PreparedStage& stage, int64_t rows, int64_t columns);
+// Images are float32; all other tensors are stored as `storage`.
+Plan make_plan(const PreparedStage& stage, Storage storage, int64_t rows, int64_t columns);
 
 // Outputs of a Winograd tile along one axis.
 inline int64_t winograd_outputs(int kernel) { return kernel == 3 ? 4 : 2; }

@@ -26,18 +26,26 @@ class Threads {
   void run(int64_t count, const std::function<void(int64_t, int)>& task);
 
  private:
+  struct Signal {
+    std::condition_variable changed;
+    std::atomic<int> sleepers{0};
+  };
+
   void work(int thread);
   void take_tasks(int thread);
+  template <typename Condition>
+  void wait_for(Signal& signal, const Condition& condition);
+  void wake(Signal& signal);
 
-  std::vector<std::thread> workers_;
   std::mutex mutex_;
-  std::condition_variable started_, finished_;
+  Signal started_, finished_;
   std::atomic<int64_t> next_{0};
   std::atomic<uint64_t> round_{0};  // counts the runs; a worker waits for the next one
   std::atomic<int> busy_{0};        // workers that have not finished the round
   std::atomic<bool> stop_{false};
   int64_t count_ = 0;
   const std::function<void(int64_t, int)>* task_ = nullptr;
+  std::vector<std::thread> workers_;  // last: they use the rest
 };
 
 }  // namespace modnas_fast

@@ -20,7 +20,7 @@ int64_t round_up(int64_t size, int64_t to) { return (size + to - 1) / to * to; }
 float* memory(int64_t floats) {
   thread_local Arena arena;
   arena.reserve(floats * static_cast<int64_t>(sizeof(float)));
-  return arena.data();
+  return reinterpret_cast<float*>(arena.data());
 }
 
 int64_t tiles_of(const ConvolutionArguments& arguments) {

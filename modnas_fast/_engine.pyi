@@ -38,7 +38,7 @@ class Network:
     variant: str
     threads: int
     def __init__(
-        self, image_channels: int, stages: Sequence[Sequence[Layer]], threads: int, variant: str, /
+        self, image_channels: int, stages: Sequence[Sequence[Layer]], threads: int, variant: str, bfloat16: bool, /
     ) -> None: ...
     def run(
         self,

@@ -167,7 +167,7 @@ def test_broken_layers_in_the_bindings() -> None:
         stages = [[_native_layer(_engine, step) for step in steps] for steps in draw.choice(programs)]
         mutate_layers(stages, draw)
         try:
-            network = _engine.Network(1, stages, draw.choice((1, 2)), "")
+            network = _engine.Network(1, stages, draw.choice((1, 2)), "", bool(draw.getrandbits(1)))
         except ValueError:
             refusals += 1
             continue
@@ -185,7 +185,7 @@ def test_broken_networks_in_the_bindings(arguments: tuple[Any, ...]) -> None:
     from modnas_fast import _engine
 
     with pytest.raises(ValueError):
-        _engine.Network(*arguments)
+        _engine.Network(*arguments, False)
 
 
 @pytest.fixture(scope="module")

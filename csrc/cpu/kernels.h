@@ -1,24 +1,31 @@
 // What a kernel does, and where its operands are. Pointers, sizes and strides only: all checks happen above.
 //
-// Activations are float32 [rows, columns, channels] with a zeroed halo around them; a pointer is to pixel (0, 0), and
-// strides count floats. Channels are padded to a multiple of 8 (images to a multiple of 2), and the padding holds
-// zeros. Kernels may read, but never use, up to 64 bytes beyond a pixel's channels.
+// Activations are [rows, columns, channels] in float32 or bfloat16, with a zeroed halo around them; a pointer is to
+// pixel (0, 0), and strides count elements. Channels are padded to a multiple of 8 (images to a multiple of 2), and the
+// padding holds zeros. Kernels compute in float32 whatever is stored. They may read, but never use, up to 16 elements
+// beyond a pixel's channels.
 #pragma once
 
 #include <cstdint>
 
 namespace modnas_fast {
 
+enum class Storage { kFloat32, kBfloat16 };
+
+constexpr int64_t element_bytes(Storage storage) { return storage == Storage::kFloat32 ? 4 : 2; }
+
 struct Source {
-  const float* data;  // [rows, columns, channels]
+  const void* data;  // [rows, columns, channels]
+  Storage storage;
   int64_t row_stride;
-  int64_t pixel_stride;  // floats from one output pixel's operand to the next one's: a convolution's stride is in it
+  int64_t pixel_stride;  // elements from one output pixel's operand to the next one's: a convolution's stride is in it
   int64_t channels;
   bool relu;  // max(0, ·) as it is read
 };
 
 struct Target {
-  float* data;  // [rows, columns, channels]
+  void* data;  // [rows, columns, channels]
+  Storage storage;
   int64_t row_stride;
   int64_t pixel_stride;
   int64_t rows;
@@ -50,7 +57,7 @@ struct WinogradArguments {
   const float* weights;      // [36, Σ sources' channels, channels], each matrix packed by pack_matrix
   int64_t weight_stride;     // floats from one packed matrix to the next
   const float* bias;         // [channels], packed by pack_bias; unused with a shortcut, which brings it
-  const TapsArguments* shortcut;  // computed first and added, or null
+  const TapsArguments* shortcut;  // of one tap; added, or null
   Target out;
 };
 
@@ -79,7 +86,7 @@ struct OutputArguments {
   const float* bias;     // [image_channels]
   float delta;
   int64_t image_channels;
-  const float* noisy;  // y, of out's layout
+  const float* noisy;  // y, of out's layout; images are float32
   Target out;
 };
 
@@ -97,23 +104,27 @@ struct Kernels {
 };
 
 // Tiles that one call of `winograd` takes at most, and floats of scratch that a thread needs for its widest layer.
-constexpr int64_t kWinogradTiles = 24;
+constexpr int64_t kWinogradTiles = 32;
+constexpr int64_t kWinogradShared = 8;  // neighbours that share column transforms: few enough for the L1 cache
 constexpr int64_t kSeparablePixels = 48;
 constexpr int64_t kTapsPixels = 24;
 constexpr int64_t kMostTaps = 16;
-int64_t winograd_scratch(int64_t channels_in, int64_t channels_out);
-int64_t separable_scratch(int64_t channels_in);
+int64_t winograd_scratch(int64_t channels_in, int64_t channels_out, int64_t shortcut_channels);
+int64_t separable_scratch(int64_t channels_in, int64_t channels_out);
 // Floats from one pixel's or tile's channels to the next one's in the scratch: whole cache lines, so that a last vector
 // may spill over its channels.
 constexpr int64_t taps_span(int64_t pixel_stride, int64_t channels) {
   return (kTapsPixels * pixel_stride + channels + 31) / 16 * 16;
 }
-constexpr int64_t separable_stride(int64_t channels) { return (channels + 15) / 16 * 16; }
+constexpr int64_t scratch_stride(int64_t channels) { return (channels + 15) / 16 * 16; }
 constexpr int64_t winograd_stride(int64_t channels) { return (channels + 8 + 15) / 16 * 16; }  // 8: of two sources
 
-// The fastest kernels that this processor runs, or those called `name`; null where it cannot run them.
-const Kernels* select_kernels(const char* name = nullptr);
+// The fastest kernels of this processor for such tensors, or those called `name`; null where it cannot run them.
+const Kernels* select_kernels(const char* name = nullptr, Storage storage = Storage::kFloat32);
 
+namespace avx512_bf16 {
+extern const Kernels kernels;
+}
 namespace avx512 {
 extern const Kernels kernels;
 }

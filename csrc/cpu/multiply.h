@@ -10,8 +10,8 @@ namespace {
 
 // Rows of a register tile with this many vectors: sums, one broadcast value and the weights fill the registers.
 constexpr int tile_rows(int vectors) {
-  if (kLanes == 16) return vectors == 3 ? 8 : 12;  // of 32 registers
-  return vectors == 3 ? 4 : vectors == 2 ? 6 : 8;  // of 16
+  if (kLanes == 16) return 8;  // of 32 registers
+  return vectors == 1 ? 8 : 4;  // of 16
 }
 
 // sums[row] += a[row, 0…depth] · b; `depth` is even.

@@ -6,8 +6,8 @@ namespace MODNAS_FAST_ISA {
 namespace {
 
 // kPixels neighbouring pixels' depthwise sums of one vector of channels to `to`, [kPixels, stride].
-template <int kPixels, bool kRelu>
-MODNAS_FAST_INLINE void depthwise_pixels(const SeparableArguments& arguments, const float* from, int64_t channel,
+template <int kPixels, bool kRelu, typename Element>
+MODNAS_FAST_INLINE void depthwise_pixels(const SeparableArguments& arguments, const Element* from, int64_t channel,
                                          float* to, int64_t stride) {
   const Source& source = arguments.source;
   const float* weights = arguments.depthwise_weights + channel;
@@ -15,10 +15,10 @@ MODNAS_FAST_INLINE void depthwise_pixels(const SeparableArguments& arguments, co
 #pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) sums[p] = load(arguments.depthwise_bias + channel);
   for (int64_t i = 0; i < arguments.kernel; ++i) {
-    const float* row = from + i * arguments.dilation * source.row_stride + channel;
+    const Element* row = from + i * arguments.dilation * source.row_stride + channel;
     for (int64_t j = 0; j < arguments.kernel; ++j, weights += source.channels) {
       const Vector weight = load(weights);
-      const float* tap = row + j * arguments.dilation * source.pixel_stride;
+      const Element* tap = row + j * arguments.dilation * source.pixel_stride;
 #pragma GCC unroll 8
       for (int p = 0; p < kPixels; ++p) {
         const Vector value = load(tap + p * source.pixel_stride);
@@ -30,12 +30,12 @@ MODNAS_FAST_INLINE void depthwise_pixels(const SeparableArguments& arguments, co
   for (int p = 0; p < kPixels; ++p) store(to + p * stride + channel, sums[p]);
 }
 
-template <bool kRelu>
+template <bool kRelu, typename Element>
 void depthwise_row(const SeparableArguments& arguments, int64_t row, int64_t column, int64_t count, float* to) {
   const Source& source = arguments.source;
   const int64_t reach = arguments.kernel / 2 * arguments.dilation;
-  const float* from = source.data + (row - reach) * source.row_stride + (column - reach) * source.pixel_stride;
-  const int64_t stride = separable_stride(source.channels);
+  const Element* from = pixel_of<Element>(source, row - reach, column - reach);
+  const int64_t stride = scratch_stride(source.channels);
   int64_t pixel = 0;
   for (; pixel + 4 <= count; pixel += 4) {
     for (int64_t channel = 0; channel < source.channels; channel += kLanes) {
@@ -53,18 +53,21 @@ void depthwise_row(const SeparableArguments& arguments, int64_t row, int64_t col
 
 void separable(const SeparableArguments& arguments, float* scratch, const Window& window) {
   const int64_t channels = arguments.source.channels;
+  const Target& out = arguments.out;
+  float* const staging = scratch + kSeparablePixels * scratch_stride(channels);
   for (int64_t row = window.row_begin; row < window.row_end; ++row) {
     for (int64_t column = window.column_begin; column < window.column_end; column += kSeparablePixels) {
       const int64_t rest = window.column_end - column, count = rest < kSeparablePixels ? rest : kSeparablePixels;
-      if (arguments.source.relu) {
-        depthwise_row<true>(arguments, row, column, count, scratch);
-      } else {
-        depthwise_row<false>(arguments, row, column, count, scratch);
-      }
-      const Source pixels = {scratch, 0, separable_stride(channels), channels, false};
-      TapsArguments pointwise = {&pixels, 1, arguments.weights, arguments.bias, arguments.out};
-      pointwise.out.data += row * arguments.out.row_stride + column * arguments.out.pixel_stride;
-      taps_window(pointwise, {0, 1, 0, count});
+      with_element(arguments.source.storage, [&](auto element) {
+        const auto depthwise = arguments.source.relu ? depthwise_row<true, decltype(element)>
+                                                     : depthwise_row<false, decltype(element)>;
+        depthwise(arguments, row, column, count, scratch);
+      });
+      const Source pixels = {scratch, Storage::kFloat32, 0, scratch_stride(channels), channels, false};
+      TapsArguments pointwise = {&pixels, 1, arguments.weights, arguments.bias, out};
+      pointwise.out.data = static_cast<char*>(out.data) +
+                           (row * out.row_stride + column * out.pixel_stride) * element_bytes(out.storage);
+      taps_row(pointwise, count, staging);
     }
   }
 }

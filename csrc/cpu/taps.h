@@ -1,7 +1,7 @@
 // Rows of pixels times packed weights, tap by tap: direct convolution, and the 1×1 parts of other kernels.
 #pragma once
 
-#include "cpu/kernels.h"
+#include "cpu/elements.h"
 #include "cpu/multiply.h"
 
 namespace modnas_fast {
@@ -22,21 +22,24 @@ MODNAS_FAST_INLINE void taps_tile(const TapsArguments& arguments, int64_t row, i
   }
   for (int64_t t = 0; t < arguments.num_taps; ++t) {
     const Source& tap = arguments.taps[t];
-    const float* a = tap.data + row * tap.row_stride + column * tap.pixel_stride;
+    const float* a = pixel_of<float>(tap, row, column);
     multiply_add<kRows, full, paired>(sums, a, tap.pixel_stride, tap.channels, weights);
     weights += tap.channels / 2 * (2 * full + paired) * kLanes;
   }
   const Target& out = arguments.out;
-  float* to = out.data + row * out.row_stride + column * out.pixel_stride + tile.column;
+  float* to = pixel_of<float>(out, row, column) + tile.column;
 #pragma GCC unroll 12
   for (int r = 0; r < kRows; ++r, to += out.pixel_stride) {
 #pragma GCC unroll 3
     for (int v = 0; v < full; ++v) store(to + v * kLanes, out.relu ? relu(sums[r][v]) : sums[r][v]);
-    if (paired) store_pairs(to + full * kLanes, sums[r][vectors - 1], out.relu, nullptr);
+    if (paired) {
+      const Vector last = pair_sums(sums[r][vectors - 1]);
+      store_eight(to + full * kLanes, out.relu ? relu(last) : last);
+    }
   }
 }
 
-// Taps are read as they are: `relu` is for the caller to have done.
+// Of float32 alone; taps are read as they are: `relu` is for the caller to have done.
 inline void taps_window(const TapsArguments& arguments, const Window& window) {
   int64_t depth = 0;
   for (int64_t t = 0; t < arguments.num_taps; ++t) depth += arguments.taps[t].channels;
@@ -65,6 +68,33 @@ inline void taps_window(const TapsArguments& arguments, const Window& window) {
     weights += depth / 2 * tiles.pair_size(index);
     bias += tile.vectors() * kLanes;
   }
+}
+
+// The first `count` pixels of row 0 to whatever is stored there, through `staging`, [count, scratch_stride].
+inline void taps_row(const TapsArguments& arguments, int64_t count, float* staging) {
+  if (arguments.out.storage == Storage::kFloat32) return taps_window(arguments, {0, 1, 0, count});
+  const Target& out = arguments.out;
+  TapsArguments staged = arguments;
+  staged.out.data = staging;
+  staged.out.pixel_stride = scratch_stride(out.channels);
+  taps_window(staged, {0, 1, 0, count});
+  for (int64_t x = 0; x < count; ++x, staging += staged.out.pixel_stride) {
+    Bfloat16* to = pixel_of<Bfloat16>(out, 0, x);
+    for (int64_t c = 0; c < out.channels; c += kLanes) store_channels(to + c, load(staging + c), out.channels - c);
+  }
+}
+
+// What `count` neighbouring pixels of row 0 have, as float32 and rectified if the tap asks for it, to `to`.
+inline void copy_tap(const Source& tap, int64_t count, float* to) {
+  const int64_t elements = (count - 1) * tap.pixel_stride + tap.channels;
+  with_element(tap.storage, [&](auto element) {
+    const auto* from = pixel_of<decltype(element)>(tap, 0, 0);
+    if (tap.relu) {
+      for (int64_t i = 0; i < elements; i += kLanes) store(to + i, relu(load(from + i)));
+    } else {
+      for (int64_t i = 0; i < elements; i += kLanes) store(to + i, load(from + i));
+    }
+  });
 }
 
 }  // namespace

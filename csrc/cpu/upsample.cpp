@@ -1,5 +1,5 @@
+#include "cpu/elements.h"
 #include "cpu/variant.h"
-#include "cpu/vector.h"
 
 namespace modnas_fast {
 namespace MODNAS_FAST_ISA {
@@ -17,28 +17,18 @@ MODNAS_FAST_INLINE Mix mix(int64_t position, int64_t size) {
 
 MODNAS_FAST_INLINE Vector blend(Vector near, Vector far) { return 0.75f * near + 0.25f * far; }
 
-// A vector, but only a pixel's last 8 channels where a whole one would reach into the next pixel.
-MODNAS_FAST_INLINE void store_channels(float* to, Vector value, int64_t left) {
-  if (left < kLanes) {
-    std::memcpy(to, &value, kLanes < 8 ? sizeof value : 8 * sizeof(float));
-  } else {
-    store(to, value);
-  }
-}
-
-}  // namespace
-
-void upsample(const UpsampleArguments& arguments, const Window& window) {
+template <typename Element>
+void upsample_elements(const UpsampleArguments& arguments, const Window& window) {
   const Source& source = arguments.source;
   const Target& out = arguments.out;
   for (int64_t y = window.row_begin; y < window.row_end; ++y) {
     const Mix rows = mix(y, out.rows / 2);
-    const float* near_row = source.data + rows.near * source.row_stride;
-    const float* far_row = source.data + rows.far * source.row_stride;
+    const Element* near_row = pixel_of<Element>(source, rows.near, 0);
+    const Element* far_row = pixel_of<Element>(source, rows.far, 0);
     for (int64_t x = window.column_begin; x < window.column_end; ++x) {
       const Mix columns = mix(x, out.columns / 2);
       const int64_t near = columns.near * source.pixel_stride, far = columns.far * source.pixel_stride;
-      float* to = out.data + y * out.row_stride + x * out.pixel_stride;
+      Element* to = pixel_of<Element>(out, y, x);
       for (int64_t c = 0; c < out.channels; c += kLanes) {
         Vector value = load(near_row + near + c);
         if (arguments.bilinear) {
@@ -49,6 +39,13 @@ void upsample(const UpsampleArguments& arguments, const Window& window) {
       }
     }
   }
+}
+
+}  // namespace
+
+void upsample(const UpsampleArguments& arguments, const Window& window) {
+  with_element(arguments.out.storage,
+               [&](auto element) { upsample_elements<decltype(element)>(arguments, window); });
 }
 
 }  // namespace MODNAS_FAST_ISA

@@ -1,10 +1,15 @@
-// The kernels of one variant; each file of this folder that kernels.cpp names defines one of them.
+// The kernels of one variant; each file of this folder that variant.cpp names defines one of them.
 #pragma once
 
 #include "cpu/kernels.h"
 #include "cpu/training.h"
 
 namespace modnas_fast {
+
+namespace avx512 {
+extern const TrainingKernels training_kernels;
+}
+
 namespace MODNAS_FAST_ISA {
 
 void taps(const TapsArguments& arguments, float* scratch, const Window& window);

@@ -52,18 +52,15 @@ MODNAS_FAST_INLINE Vector broadcast_pair(const float* from) {
   return reinterpret_cast<Vector>(_mm512_set1_pd(pair));
 }
 
-// The sums of neighbouring lanes, as 8 channels.
-MODNAS_FAST_INLINE void store_pairs(float* to, Vector value, bool rectify, const float* add) {
+// The sums of neighbouring lanes, in the first 8.
+MODNAS_FAST_INLINE Vector pair_sums(Vector value) {
   const Vector even = _mm512_moveldup_ps(value), odd = _mm512_movehdup_ps(value);
-  const __m512i order = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 14, 12, 10, 8, 6, 4, 2, 0);
-  __m256 sum = _mm512_castps512_ps256(_mm512_permutexvar_ps(order, even + odd));
-  if (add != nullptr) sum = _mm256_add_ps(sum, _mm256_loadu_ps(add));
-  if (rectify) sum = _mm256_max_ps(_mm256_setzero_ps(), sum);
-  _mm256_storeu_ps(to, sum);
+  const __m512i order = _mm512_set_epi32(14, 12, 10, 8, 6, 4, 2, 0, 14, 12, 10, 8, 6, 4, 2, 0);
+  return _mm512_permutexvar_ps(order, even + odd);
 }
 #else  // no vector is wider than 8 channels, and none is shared
 MODNAS_FAST_INLINE Vector broadcast_pair(const float*) { return Vector{}; }
-MODNAS_FAST_INLINE void store_pairs(float*, Vector, bool, const float*) {}
+MODNAS_FAST_INLINE Vector pair_sums(Vector value) { return value; }
 #endif
 
 }  // namespace

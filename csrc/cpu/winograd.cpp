@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kPoints = kWinogradPoints;
 constexpr int64_t kLine = 16;   // floats in a cache line
-constexpr int64_t kShared = 8;  // tiles whose column transforms are shared: few enough for the L1 cache
+constexpr int64_t kShared = kWinogradShared;
 constexpr float kNear2 = kNear * kNear, kFar2 = kFar * kFar;
 constexpr float kNear3 = kNear * kNear2, kFar3 = kFar * kFar2;
 
@@ -25,6 +25,9 @@ struct Scratch {
   float* products;        // [36, kWinogradTiles, vectors · kLanes]
   int64_t product_stride;
   int64_t product_plane;
+  float* shortcut;         // [outputs, kShared · outputs, scratch_stride]: what is added to a run of tiles
+  int64_t shortcut_stride;
+  float* shortcut_source;  // a row of such pixels
 };
 
 Scratch lay_out(float* scratch, int64_t channels_in, int64_t channels_out) {
@@ -35,6 +38,9 @@ Scratch lay_out(float* scratch, int64_t channels_in, int64_t channels_out) {
   result.products = scratch + kPoints * kPoints * result.plane_stride + kLine;
   result.product_stride = winograd_stride(channels_out);
   result.product_plane = kWinogradTiles * result.product_stride + kLine;
+  result.shortcut = result.products + kPoints * kPoints * result.product_plane + kLine;
+  result.shortcut_stride = scratch_stride(channels_out);
+  result.shortcut_source = result.shortcut + kShared * 16 * result.shortcut_stride;
   return result;
 }
 
@@ -66,8 +72,8 @@ MODNAS_FAST_INLINE void transform_output(const Vector (&m)[kPoints], Vector (&y)
 }
 
 // `count` ≤ kShared neighbouring tiles of one tile row, one vector of channels: `from` is the first tile's corner.
-template <int kOutputs, bool kRelu>
-void transform_tiles(const float* from, int64_t row_stride, int64_t pixel_stride, int64_t count, float* to,
+template <int kOutputs, bool kRelu, typename Element>
+void transform_tiles(const Element* from, int64_t row_stride, int64_t pixel_stride, int64_t count, float* to,
                      int64_t tile_stride, int64_t plane_stride) {
   Vector columns[kOutputs * kShared + kPoints - kOutputs][kPoints];
   const int64_t width = kOutputs * count + kPoints - kOutputs;
@@ -97,19 +103,20 @@ void transform_tiles(const float* from, int64_t row_stride, int64_t pixel_stride
 template <int kOutputs>
 void transform_source(const Source& source, int64_t y, int64_t x, int64_t count, float* to, const Scratch& scratch) {
   constexpr int64_t kPadding = (kPoints - kOutputs) / 2;
-  const float* corner = source.data + (y * kOutputs - kPadding) * source.row_stride +
-                        (x * kOutputs - kPadding) * source.pixel_stride;
-  for (int64_t channel = 0; channel < source.channels; channel += kLanes) {
-    const auto transform = source.relu ? transform_tiles<kOutputs, true> : transform_tiles<kOutputs, false>;
-    transform(corner + channel, source.row_stride, source.pixel_stride, count, to + channel, scratch.tile_stride,
-              scratch.plane_stride);
-  }
+  with_element(source.storage, [&](auto element) {
+    using Element = decltype(element);
+    const Element* corner = pixel_of<Element>(source, y * kOutputs - kPadding, x * kOutputs - kPadding);
+    const auto transform =
+        source.relu ? transform_tiles<kOutputs, true, Element> : transform_tiles<kOutputs, false, Element>;
+    for (int64_t channel = 0; channel < source.channels; channel += kLanes) {
+      transform(corner + channel, source.row_stride, source.pixel_stride, count, to + channel, scratch.tile_stride,
+                scratch.plane_stride);
+    }
+  });
 }
 
-void multiply(const WinogradArguments& arguments, const Scratch& scratch, int64_t count) {
+void multiply(const WinogradArguments& arguments, const Scratch& scratch, int64_t depth, int64_t count) {
   const ColumnTiles tiles(arguments.out.channels, kLanes);
-  int64_t depth = 0;
-  for (int64_t s = 0; s < arguments.num_sources; ++s) depth += arguments.sources[s].channels;
   for (int64_t point = 0; point < kPoints * kPoints; ++point) {
     const float* weights = arguments.weights + point * arguments.weight_stride;
     for (int64_t index = 0; index < tiles.count(); ++index) {
@@ -136,10 +143,12 @@ void multiply(const WinogradArguments& arguments, const Scratch& scratch, int64_
   }
 }
 
-// One tile, one vector of sums (`shared`: of 8 channels in pairs). Writes the pixels that lie in the image.
-template <int kOutputs>
-MODNAS_FAST_INLINE void transform_product(const float* from, int64_t plane, Vector bias, bool shared, bool add,
-                                          const Target& out, int64_t y, int64_t x, float* to) {
+// One tile, one vector of sums (`shared`: of 8 channels in pairs). Writes the pixels that lie in the image. `added` is
+// null where there is no shortcut.
+template <int kOutputs, typename Element>
+MODNAS_FAST_INLINE void transform_product(const float* from, int64_t plane, Vector bias, bool shared,
+                                          const float* added, int64_t added_stride, const Target& out, int64_t y,
+                                          int64_t x, Element* to) {
   Vector rows[kOutputs][kPoints];
 #pragma GCC unroll 6
   for (int j = 0; j < kPoints; ++j) {
@@ -158,15 +167,40 @@ MODNAS_FAST_INLINE void transform_product(const float* from, int64_t plane, Vect
 #pragma GCC unroll 4
     for (int j = 0; j < kOutputs; ++j) {
       if (x + j >= out.columns) break;
-      float* pixel = to + i * out.row_stride + j * out.pixel_stride;
+      Element* pixel = to + i * out.row_stride + j * out.pixel_stride;
       Vector value = values[j] + bias;
+      if (shared) value = pair_sums(value);
+      if (added != nullptr) value += load(added + (i * kShared * kOutputs + j) * added_stride);
+      if (out.relu) value = relu(value);
       if (shared) {
-        store_pairs(pixel, value, out.relu, add ? pixel : nullptr);
+        store_eight(pixel, value);
       } else {
-        if (add) value += load(pixel);
-        store(pixel, out.relu ? relu(value) : value);
+        store(pixel, value);
       }
     }
+  }
+}
+
+// The shortcut's values for `count` neighbouring tiles to the scratch.
+template <int kOutputs>
+void add_shortcut(const TapsArguments& shortcut, const Scratch& scratch, int64_t y, int64_t x, int64_t count) {
+  const Target& out = shortcut.out;
+  const int64_t rest = out.columns - x * kOutputs;
+  const int64_t columns = rest < count * kOutputs ? rest : count * kOutputs;
+  for (int64_t i = 0; i < kOutputs && y * kOutputs + i < out.rows; ++i) {
+    Source source = *shortcut.taps;
+    source.data = static_cast<const char*>(source.data) +
+                  ((y * kOutputs + i) * source.row_stride + x * kOutputs * source.pixel_stride) *
+                      element_bytes(source.storage);
+    if (source.storage != Storage::kFloat32) {
+      copy_tap(source, columns, scratch.shortcut_source);
+      source.data = scratch.shortcut_source;
+    }
+    TapsArguments row = shortcut;
+    row.taps = &source;
+    row.out.data = scratch.shortcut + i * kShared * kOutputs * scratch.shortcut_stride;
+    row.out.pixel_stride = scratch.shortcut_stride;
+    taps_window(row, {0, 1, 0, columns});
   }
 }
 
@@ -175,17 +209,23 @@ void transform_products(const WinogradArguments& arguments, const Scratch& scrat
                         int64_t count, int64_t first) {
   const Target& out = arguments.out;
   const bool add = arguments.shortcut != nullptr;
+  if (add) add_shortcut<kOutputs>(*arguments.shortcut, scratch, y, x, count);
   const int64_t vectors = ColumnTiles(out.channels, kLanes).vectors();
-  for (int64_t tile = 0; tile < count; ++tile) {
-    const int64_t top = y * kOutputs, left = (x + tile) * kOutputs;
-    for (int64_t v = 0; v < vectors; ++v) {
-      const bool shared = v >= out.channels / kLanes;
-      const Vector bias = add ? Vector{} : load(arguments.bias + v * kLanes);
-      transform_product<kOutputs>(scratch.products + (first + tile) * scratch.product_stride + v * kLanes,
-                                  scratch.product_plane, bias, shared, add, out, top, left,
-                                  out.data + top * out.row_stride + left * out.pixel_stride + v * kLanes);
+  with_element(out.storage, [&](auto element) {
+    using Element = decltype(element);
+    for (int64_t tile = 0; tile < count; ++tile) {
+      const int64_t top = y * kOutputs, left = (x + tile) * kOutputs;
+      Element* pixel = pixel_of<Element>(out, top, left);
+      const float* added = add ? scratch.shortcut + tile * kOutputs * scratch.shortcut_stride : nullptr;
+      for (int64_t v = 0; v < vectors; ++v) {
+        const bool shared = v >= out.channels / kLanes;
+        const Vector bias = add ? Vector{} : load(arguments.bias + v * kLanes);
+        transform_product<kOutputs>(scratch.products + (first + tile) * scratch.product_stride + v * kLanes,
+                                    scratch.product_plane, bias, shared, add ? added + v * kLanes : nullptr,
+                                    scratch.shortcut_stride, out, top, left, pixel + v * kLanes);
+      }
     }
-  }
+  });
 }
 
 template <int kOutputs>
@@ -210,14 +250,8 @@ void winograd_tiles(const WinogradArguments& arguments, float* memory, int64_t t
       to += arguments.sources[s].channels;
     }
   });
-  multiply(arguments, scratch, tile_end - tile_begin);
+  multiply(arguments, scratch, depth, tile_end - tile_begin);
   for_runs([&](int64_t y, int64_t x, int64_t count, int64_t first) {
-    if (arguments.shortcut != nullptr) {
-      const Target& out = arguments.out;
-      const int64_t bottom = (y + 1) * kOutputs, right = (x + count) * kOutputs;
-      taps_window(*arguments.shortcut, {y * kOutputs, bottom < out.rows ? bottom : out.rows, x * kOutputs,
-                                        right < out.columns ? right : out.columns});
-    }
     transform_products<kOutputs>(arguments, scratch, y, x, count, first);
   });
 }

@@ -26,7 +26,12 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         from modnas_fast import _engine
 
-        print(f"compiled engine: runs, with kernels for {', '.join(_engine.variants())}; the first is used")
+        variants = _engine.variants()
+        float32 = next(variant for variant in variants if variant != "avx512_bf16")
+        print(
+            f"compiled engine: runs, with kernels for {', '.join(variants)}; "
+            f"uses {float32} for float32, {variants[0]} for bfloat16"
+        )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "torch sees none"
     print(f"CUDA device: {device}")
     denoiser = Denoiser()

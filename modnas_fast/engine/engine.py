@@ -21,7 +21,7 @@ from modnas_fast.engine.windows import round_up, windows
 from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import SIZE_MULTIPLE, Genotype
 
-DTYPES = ("float32",)
+DTYPES = ("float32", "bfloat16")
 
 OnProgress = Callable[[float], Any]
 
@@ -48,11 +48,12 @@ class Engine:
         weights: arrays (or CPU tensors) under the names of `DerivedNet`'s state dict. The stages and the image's
             channels follow from them.
         device: "cpu".
-        dtype: "float32".
+        dtype: what activations are stored as between layers: "float32" or "bfloat16", which halves memory and its
+            traffic. Images, sums and products are float32 either way.
         threads: how many share one image, the caller's included; default: the processors that this process may use.
         memory_limit: bytes that an image may take beyond weights, input and output; larger images are computed by
             tiles, seam-free. Default: no limit.
-        variant: "avx512", "avx2" or "portable"; default: the fastest that the processor runs.
+        variant: "avx512_bf16", "avx512", "avx2" or "portable"; default: the fastest that the processor runs.
 
     Calls may come from several threads; they take turns, since one image already uses all `threads`.
 
@@ -86,7 +87,7 @@ class Engine:
         self.dtype = dtype
         count = threads if threads is not None else _usable_processors()
         layers = [[_native_layer(_engine, step) for step in stage] for stage in program]
-        self._network = _engine.Network(self.channels_in, layers, count, variant)
+        self._network = _engine.Network(self.channels_in, layers, count, variant, dtype == "bfloat16")
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], **settings: Any) -> Engine:
@@ -107,7 +108,7 @@ class Engine:
 
     @property
     def variant(self) -> str:
-        """The kernels that run: "avx512", "avx2" or "portable"."""
+        """The kernels that run: "avx512_bf16", "avx512", "avx2" or "portable"."""
         return str(self._network.variant)
 
     def __call__(self, x: Any, out: Any = None, progress: OnProgress | None = None) -> Array:
@@ -241,7 +242,7 @@ class Engine:
     def plan(self, height: int, width: int) -> Plan:
         """What runs on an image of this size, with the times measured on it so far, if any."""
         rows = tuple(PlanRow(**row) for row in self._network.report(height, width))
-        return Plan(self.variant, self.threads, self.stages, rows, self.working_bytes(height, width))
+        return Plan(self.variant, self.threads, self.stages, rows, self.working_bytes(height, width), self.dtype)
 
     def working_bytes(self, height: int, width: int) -> int:
         """Bytes that an image of this size takes beyond weights, input and output."""
@@ -276,6 +277,7 @@ class Plan:
     stages: int
     rows: tuple[PlanRow, ...]
     working_bytes: int
+    dtype: str
 
     @cached_property
     def macs(self) -> int:
@@ -287,7 +289,7 @@ class Plan:
 
     def _lines(self) -> Iterator[str]:
         yield (
-            f"{self.variant}, {self.threads} thread{'s' * (self.threads > 1)}, {self.stages} stage"
+            f"{self.variant}, {self.dtype}, {self.threads} thread{'s' * (self.threads > 1)}, {self.stages} stage"
             f"{'s' * (self.stages > 1)}, {self.macs / 1e9:.3f} GMAC, {self.working_bytes / 2**20:.1f} MiB"
         )
         yield f"{'layer':12} {'kernel':20} {'size':>11} {'width':>9} {'MMAC':>9} {'MiB':>7} {'ms':>8} {'GMAC/s':>7}"
