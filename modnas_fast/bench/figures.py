@@ -123,8 +123,8 @@ def _overlap(a: _Box, b: _Box) -> float:
 
 
 def _outside(box: _Box, frame: _Box) -> float:
-    """The area of a box that its frame does not hold, weighted: words that leave the drawing are lost."""
-    return 10 * ((box[2] - box[0]) * (box[3] - box[1]) - _overlap(box, frame))
+    """The area of a box that its frame does not hold."""
+    return (box[2] - box[0]) * (box[3] - box[1]) - _overlap(box, frame)
 
 
 def _logarithmic(axis: XAxis | YAxis) -> None:
