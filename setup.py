@@ -19,7 +19,7 @@ AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mpre
 VARIANTS = {"portable": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     VARIANTS |= {"avx2": ["-mavx2", "-mfma"], "avx512": [*AVX512, "-Wno-maybe-uninitialized"]}  # g++ 12's headers
-VECTOR_FILES = ["output", "separable", "taps", "upsample", "variant", "winograd"]
+VECTOR_FILES = ["convolution", "depthwise", "output", "separable", "taps", "upsample", "variant", "winograd"]
 SOURCES = [*sorted(map(str, Path("csrc").glob("*.cpp"))), "csrc/cpu/packing.cpp", "csrc/cpu/select.cpp"]
 
 
@@ -68,6 +68,7 @@ class BuildEngine(build_ext):
             objects = pool.map(lambda job: compile_one(*job), jobs)
         extension.extra_objects = [path for paths in objects for path in paths]
         extension.sources = []
+        extension.depends = extension.extra_objects  # or a module that is there already would not be linked again
         super().build_extension(extension)
 
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "check.h"
 #include "image.h"
 
 namespace modnas_fast {
@@ -58,13 +59,11 @@ int64_t scratch_floats(const PreparedLayer& layer, const std::vector<Tensor>& te
 
 Network::Network(int64_t image_channels, const std::vector<std::vector<Layer>>& stages, int threads,
                  const std::string& variant)
-    : image_channels_(image_channels), kernels_(choose_kernels(variant)), threads_(threads) {
-  if (stages.empty()) throw std::invalid_argument("a network has at least one stage");
+    : image_channels_(image_channels),
+      kernels_(choose_kernels(variant)),
+      threads_((check_network(image_channels, stages, threads), threads)) {
   for (const std::vector<Layer>& layers : stages) {
     stages_.push_back(prepare_stage(layers, image_channels, kernels_->lanes));
-    if (stages_.back().layers.size() != stages_.front().layers.size()) {
-      throw std::invalid_argument("all stages of a network have the same layers");
-    }
   }
   int64_t scratch = 0;
   for (const PreparedLayer& layer : stages_.front().layers) {
@@ -222,6 +221,7 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
 }
 
 int64_t Network::working_bytes(int64_t rows, int64_t columns) const {
+  check_size(rows, columns);
   return make_plan(stages_.front(), round_up(rows, kSizeMultiple), round_up(columns, kSizeMultiple)).bytes +
          scratch_.bytes();
 }
@@ -238,6 +238,7 @@ int64_t Network::weight_bytes() const {
 }
 
 std::vector<LayerReport> Network::report(int64_t rows, int64_t columns) {
+  check_size(rows, columns);
   std::lock_guard<std::mutex> lock(mutex_);
   const Plan& plan = plan_for(round_up(rows, kSizeMultiple), round_up(columns, kSizeMultiple));
   std::vector<LayerReport> lines;
