@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from modnas_fast.bench.contenders import STAGES, label
 from modnas_fast.bench.paper import COUNTS, MACHINE
 from modnas_fast.bench.rows import Row
-from modnas_fast.bench.tables import latest_rows, published_psnr
+from modnas_fast.bench.tables import duration, latest_rows, published_psnr
 from modnas_fast.bench.verdicts import milliseconds_per_megapixel
 from modnas_fast.search.report_figures import BLUE, FAINT, INK, as_svg, new_figure
 
@@ -123,8 +123,8 @@ def _overlap(a: _Box, b: _Box) -> float:
 
 
 def _outside(box: _Box, frame: _Box) -> float:
-    """The area of a box that its frame does not hold, weighted: words that leave the drawing are lost."""
-    return 10 * ((box[2] - box[0]) * (box[3] - box[1]) - _overlap(box, frame))
+    """The area of a box that its frame does not hold."""
+    return (box[2] - box[0]) * (box[3] - box[1]) - _overlap(box, frame)
 
 
 def _logarithmic(axis: XAxis | YAxis) -> None:
@@ -202,13 +202,14 @@ def speed_chart(groups: Mapping[str, Sequence[Row]]) -> Figure:
     top = sum(heights)
     for (title, group), height in zip(groups.items(), heights, strict=True):
         axes = figure.add_axes((0.26, (top - height + 0.08) / sum(heights), 0.68, (height - 0.42) / sum(heights)))
+        figure.text(0.01, (top - 0.22) / sum(heights), title, weight="bold", fontsize=9)
         top -= height
         slowest = group[0]["median_ms"]
         for position, row in enumerate(reversed(group)):
             _bar(axes, position, row, slowest)
-        axes.set_title(title)
         axes.set_yticks(range(len(group)), [_way(row) for row in reversed(group)])
-        axes.set_xlim(0, 1.12 * slowest / group[-1]["median_ms"])
+        fastest = min(row["p20_ms"] if "p20_ms" in row else row["median_ms"] for row in group)
+        axes.set_xlim(0, 1.1 * slowest / fastest)
         axes.tick_params(axis="x", labelbottom=False, length=0)
         axes.tick_params(axis="y", length=0)
     return figure
@@ -220,7 +221,7 @@ def _bar(axes: Axes, position: int, row: Row, slowest: float) -> None:
     axes.barh(position, speed, 0.7, color=BLUE if ours else "#c3cad3")
     low, high = (slowest / row[key] if key in row else speed for key in ("p80_ms", "p20_ms"))
     axes.plot((low, high), (position, position), color=INK, linewidth=1)
-    text = f"{speed:.2f}×  {row['median_ms']:.4g} ms"
+    text = f"{speed:.2f}×  {duration(row['median_ms'])}"
     axes.annotate(text, (max(speed, high), position), (5, 0), "data", "offset points", va="center", color=INK)
 
 
