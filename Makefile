@@ -1,6 +1,7 @@
 # make demo   own virtual environment, install, denoise a noisy photo
 # make test   own virtual environment, install, run the tests (JOBS=8 for more processes)
 # make lint   style and types
+# make gate   the ratios of speed that must hold, in about a minute
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/cpu/*.*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint gate clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/core.installed
@@ -22,6 +23,9 @@ lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+gate: $(VENV)/dev.installed
+	$(BIN)/python -m benchmarks.gate
 
 clean:
 	rm -rf modnas_fast/_engine.*.so modnas_fast/_engine_missing.txt

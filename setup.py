@@ -20,7 +20,7 @@ VARIANTS = {"portable": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     AVX512.append("-Wno-maybe-uninitialized")  # g++ 12's headers
     VARIANTS |= {"avx2": ["-mavx2", "-mfma"], "avx512": AVX512, "avx512_bf16": [*AVX512, "-mavx512bf16"]}
-VECTOR_FILES = ["output", "separable", "taps", "upsample", "variant", "winograd"]
+VECTOR_FILES = ["convolution", "depthwise", "output", "separable", "taps", "upsample", "variant", "winograd"]
 SOURCES = [*sorted(map(str, Path("csrc").glob("*.cpp"))), "csrc/cpu/packing.cpp", "csrc/cpu/select.cpp"]
 
 
@@ -77,7 +77,7 @@ setup(
     version=version.group(1),
     packages=[*find_packages(include=["modnas_fast", "modnas_fast.*"]), "modnas_fast.kernels"],
     package_dir={"modnas_fast.kernels": "kernels"},
-    package_data={"modnas_fast": ["genotypes/*.json", "weights/*", "py.typed", "*.pyi"]},
+    package_data={"modnas_fast": ["genotypes/*.json", "weights/*", "bench/*.json", "py.typed", "*.pyi"]},
     ext_modules=[Extension("modnas_fast._engine", SOURCES, language="c++", extra_link_args=["-pthread"])],
     cmdclass={"build_ext": BuildEngine},
 )

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, Timing, append_rows, interleave
+from benchmarks.harness import Row, append_rows, interleave
 from modnas_fast.ops import channel_gate, dense_aggregate, mixed_aggregate, mixed_op, relax
 from modnas_fast.reference import (
     channel_gate_ref,
@@ -185,7 +185,7 @@ def main() -> None:
             sets = [first, *(Inputs(case, shape) for _ in range(_ROTATED // least))]
             timings = interleave(rounds_of(case, sets, mode == "backward"), repeats, 3, torch.cuda.synchronize)
             for rival, whole in timings.items():
-                timing = Timing(*(seconds / len(sets) for seconds in (whole.median, whole.low, whole.high)))
+                timing = whole / len(sets)
                 rate, ratio = least / timing.median / 1e9, timings["eager"].median / whole.median
                 rows.append(
                     {

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -26,12 +27,14 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from benchmarks.kernel_bytes import LAYOUTS
-from benchmarks.kernel_launches import launches
+from benchmarks.kernel_launches import FOLDS, launches
 from modnas_fast.kernels.tiles import INTERPRETED
 
 CAPABILITIES = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227}  # compute capability: KiB of shared memory a program may have
 # N·H·W of each makes other tiles of contiguous memory; the last has sizes that no vector divides.
 SHAPES = ((12, 48, 64, 64), (12, 48, 16, 16), (12, 48, 8, 8), (3, 48, 13, 11))
+WIDTHS = (48, 130)  # of folded layers
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class OfflineDriver:
@@ -106,10 +109,10 @@ def usage(kernel: Any, capability: int) -> Usage:
 
 
 def compile_all(capability: int, fewer: bool) -> list[Usage]:
-    """All kernels as launched for every dtype, layout, K and ℓ; `fewer`: the largest K and ℓ, and two dtypes."""
+    """All kernels as launched for every dtype, layout, K, ℓ and width; `fewer`: the largest K and ℓ, and two dtypes."""
 
-    def raw(*shape: int) -> torch.Tensor:
-        return torch.empty(shape, device="meta")
+    def raw(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
 
     if fewer:
         variants = [
@@ -117,7 +120,7 @@ def compile_all(capability: int, fewer: bool) -> list[Usage]:
             ((12, 48, 64, 64), torch.float32, "contiguous"),
         ]
     else:
-        variants = [*product(SHAPES, (torch.float32, torch.float16, torch.bfloat16), LAYOUTS)]
+        variants = [*product(SHAPES, DTYPES, LAYOUTS)]
     passes = [*(launches((7,), (3,)) if fewer else launches())]
     if fewer:
         passes = [launch for launch in passes if launch.forward or launch.features]
@@ -131,6 +134,9 @@ def compile_all(capability: int, fewer: bool) -> list[Usage]:
 
             for launch in passes:
                 launch.run(feature, raw, shape[1])
+        for dtype, C in product((torch.float32,) if fewer else DTYPES, (48,) if fewer else WIDTHS):
+            for fold in FOLDS:
+                fold.run(partial(raw, dtype=dtype), 21, C)
     return [usage(kernel, capability) for kernel in kernels]
 
 

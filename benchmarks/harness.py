@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
-import platform
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results"
+from modnas_fast.bench.rows import Row, circumstances, machine_name, read_rows, write_rows
 
-Row = dict[str, Any]
+__all__ = ["RESULTS", "Row", "Timing", "append_rows", "interleave", "machine_name", "peak_memory"]
+
+RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one candidate: median, 20th and 80th percentile over the repeats."""
+    """Seconds of one candidate: median, 20th and 80th percentile over the repeats, and these as they came."""
 
     median: float
     low: float
     high: float
+    samples: tuple[float, ...] = ()
+
+    def __truediv__(self, count: int) -> Timing:
+        """Of one of `count` calls that were timed as one."""
+        return Timing(
+            self.median / count, self.low / count, self.high / count, tuple(second / count for second in self.samples)
+        )
 
     def as_row(self) -> Row:
-        return {"median_ms": 1e3 * self.median, "p20_ms": 1e3 * self.low, "p80_ms": 1e3 * self.high}
+        times = {"median_ms": 1e3 * self.median, "p20_ms": 1e3 * self.low, "p80_ms": 1e3 * self.high}
+        return times | ({"samples_ms": [float(f"{1e3 * s:.6g}") for s in self.samples]} if self.samples else {})
 
 
 def interleave(
@@ -54,7 +59,8 @@ def interleave(
             wait()
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: Timing(*(float(np.percentile(s, q)) for q in (50, 20, 80))) for name, s in seconds.items()}
+    percentiles = {name: [float(np.percentile(s, q)) for q in (50, 20, 80)] for name, s in seconds.items()}
+    return {name: Timing(p[0], p[1], p[2], tuple(seconds[name])) for name, p in percentiles.items()}
 
 
 def peak_memory(code: str, threads: int | None = None) -> float:
@@ -75,49 +81,13 @@ def peak_memory(code: str, threads: int | None = None) -> float:
     return int(done.stdout.split()[-1]) / 2**10
 
 
-def machine_name() -> str:
-    """A file name for this machine: its processor and number of cores, and its GPU if it has one."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        fields = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE))
-        processor = "-".join(fields[key] for key in ("model name", "cpu family", "model") if key in fields) or processor
-    name = f"{processor}-{os.cpu_count()}cores"
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        name += f"-{torch.cuda.get_device_name()}"
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
-
-
 def append_rows(rows: Iterable[Row]) -> Path:
-    """Add rows to this machine's file, each with machine, versions, commit and date; returns the file.
+    """Add rows to this machine's file, each with machine, threads, versions, commit and date; returns the file.
 
+    What a row says itself comes first.
     The file is a JSON list, one row a line; what was measured before stays.
     """
     path = RESULTS / f"{machine_name()}.json"
-    older = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    circumstances = _circumstances()
-    lines = [json.dumps(row) for row in [*older, *({**row, **circumstances} for row in rows)]]
-    partial = path.with_suffix(".partial")
-    partial.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
-    partial.replace(path)
+    here = circumstances()
+    write_rows(path, [*(read_rows(path) if path.exists() else []), *({**here, **row} for row in rows)])
     return path
-
-
-def _circumstances() -> Row:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
-    ).stdout.strip()
-    versions = {"python": platform.python_version()}
-    for package in ("modnas-fast", "torch", "triton", "numpy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "machine": machine_name(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
-        "versions": versions,
-        "commit": commit,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modnas_fast.ops.fold_weights import empty_folded, empty_gradients
+
 Map = Callable[[], Tensor]  # makes a feature map
 Raw = Callable[..., Tensor]  # makes a raw parameter of a shape
 
@@ -117,3 +119,39 @@ def _relax(features: bool, parameters: bool) -> Launch:
         return relax_bwd(x(), v, y, delta, features, features, parameters)
 
     return Launch("relax", run, 2, 0, 0, features, parameters)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One pass of `fold_weights` for M layers of C channels: forward, or backward to `gates`, `weights` or both."""
+
+    gates: bool = False
+    weights: bool = False
+
+    @property
+    def forward(self) -> bool:
+        return not (self.gates or self.weights)
+
+    def __str__(self) -> str:
+        wanted = ["gates"] * self.gates + ["weights"] * self.weights
+        return "fold_weights " + ("forward" if self.forward else f"backward to {' and '.join(wanted)}")
+
+    def tensors(self, raw: Raw, M: int, C: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Convolutions and 1×1s with their biases; and depthwise kernel, gates and carry."""
+        convolutions = [x for size in (3, 5, 3, 1) for x in (raw(M, C, C, size, size), raw(M, C))]
+        pointwises = [x for _ in range(6) for x in (raw(M, C, C, 1, 1), raw(M, C), raw(M, C))]
+        return convolutions, pointwises, [raw(M, C, 1, 3, 3), raw(M, 7, C), raw(M)]
+
+    def run(self, raw: Raw, M: int, C: int) -> None:
+        from modnas_fast.kernels.fold_weights import fold_weights_bwd, fold_weights_fwd
+
+        convolutions, pointwises, (depthwise, gates, carry) = self.tensors(raw, M, C)
+        folded = empty_folded(gates)
+        if self.forward:
+            fold_weights_fwd(convolutions, pointwises, depthwise, gates, carry, folded)
+        else:
+            outputs = empty_gradients(gates, self.gates, self.weights)
+            fold_weights_bwd(folded, convolutions, pointwises, depthwise, gates, *outputs)
+
+
+FOLDS = tuple(Fold(*wanted) for wanted in ((False, False), (True, True), (True, False), (False, True)))

@@ -8,7 +8,9 @@
 #include <memory>
 #include <stdexcept>
 
+#include "check.h"
 #include "network.h"
+#include "training.h"
 
 namespace py = pybind11;
 
@@ -58,11 +60,12 @@ bool run(Network& network, size_t first, size_t last, const py::array& x, const 
   request.rows = from_y.shape[1];
   request.columns = from_y.shape[2];
   request.out = view(static_cast<float*>(to.ptr), to);
-  request.window = {top, top + to.shape[1], left, left + to.shape[2]};
+  check_size(request.rows, request.columns);
   const int64_t rows = (request.rows + 7) / 8 * 8, columns = (request.columns + 7) / 8 * 8;
-  if (top < 0 || left < 0 || request.window.row_end > rows || request.window.column_end > columns) {
+  if (top < 0 || left < 0 || to.shape[1] > rows - top || to.shape[2] > columns - left) {
     throw std::invalid_argument("the window leaves the padded image");
   }
+  request.window = {top, top + to.shape[1], left, left + to.shape[2]};
   Progress call;
   std::unique_ptr<py::error_already_set> held;  // what `progress` raised
   if (!progress.is_none()) {
@@ -102,6 +105,104 @@ std::vector<py::dict> report(Network& network, int64_t rows, int64_t columns) {
     lines.push_back(entry);
   }
   return lines;
+}
+
+using Floats = py::array_t<float, py::array::c_style>;
+
+Images images_of(const Floats& x, const Floats& y) {
+  for (int axis = 0; axis < 3; ++axis) {
+    if (x.ndim() != 4 || y.ndim() != 4 || x.shape(axis) != y.shape(axis)) {
+      throw std::invalid_argument("images are [images, rows, columns, channels], as many and as large as each other");
+    }
+  }
+  return {x.shape(0), x.shape(1), x.shape(2)};
+}
+
+// [k, k, channels_in, channels_out] weights and NHWC images, to the arguments of a dense convolution.
+ConvolutionArguments dense(const Floats& x, const Floats& y, const Floats& weights) {
+  ConvolutionArguments arguments = {};
+  arguments.size = images_of(x, y);
+  arguments.channels_in = x.shape(3);
+  arguments.channels_out = y.shape(3);
+  arguments.x = x.data();
+  if (weights.ndim() != 4 || weights.shape(0) != weights.shape(1) || weights.shape(2) != arguments.channels_in ||
+      weights.shape(3) != arguments.channels_out) {
+    throw std::invalid_argument("weights are [k, k, channels in, channels out]");
+  }
+  arguments.kernel = weights.shape(0);
+  if ((arguments.kernel != 3 && arguments.kernel != 5) || arguments.channels_in % 8 || arguments.channels_out % 8) {
+    throw std::invalid_argument("kernels are 3x3 or 5x5, and channels multiples of 8");
+  }
+  return arguments;
+}
+
+const Kernels& kernels_called(const std::string& variant) {
+  const Kernels* kernels = select_kernels(variant.empty() ? nullptr : variant.c_str());
+  if (kernels == nullptr) throw std::invalid_argument("this processor runs no kernels called '" + variant + "'");
+  return *kernels;
+}
+
+void convolve(const Floats& x, const Floats& weights, const py::object& bias, Floats y, int threads,
+              const std::string& variant) {
+  const Kernels& kernels = kernels_called(variant);
+  ConvolutionArguments arguments = dense(x, y, weights);
+  Floats values;
+  if (!bias.is_none()) {
+    values = py::cast<Floats>(bias);
+    if (values.size() != arguments.channels_out) throw std::invalid_argument("the bias is [channels out]");
+    arguments.bias = values.data();
+  }
+  arguments.weights = weights.data();
+  arguments.y = y.mutable_data();
+  py::gil_scoped_release release;
+  convolution(arguments, kernels, threads);
+}
+
+void convolve_dweight(const Floats& x, const Floats& dy, Floats dweight, int threads, const std::string& variant) {
+  const Kernels& kernels = kernels_called(variant);
+  ConvolutionArguments arguments = dense(x, dy, dweight);
+  arguments.y_given = dy.data();
+  float* to = dweight.mutable_data();
+  py::gil_scoped_release release;
+  convolution_dweight(arguments, to, kernels, threads);
+}
+
+// [k, k, channels] weights.
+DepthwiseArguments channelwise(const Floats& x, const Floats& y, const Floats& weights, int64_t dilation) {
+  DepthwiseArguments arguments = {};
+  arguments.size = images_of(x, y);
+  arguments.channels = x.shape(3);
+  arguments.x = x.data();
+  arguments.dilation = dilation;
+  if (y.shape(3) != arguments.channels || weights.ndim() != 3 || weights.shape(0) != weights.shape(1) ||
+      weights.shape(2) != arguments.channels) {
+    throw std::invalid_argument("weights are [k, k, channels]");
+  }
+  arguments.kernel = weights.shape(0);
+  if ((arguments.kernel != 3 && arguments.kernel != 5) || dilation < 1 || dilation > 2 || arguments.channels % 8) {
+    throw std::invalid_argument("kernels are 3x3 or 5x5, of dilation 1 or 2, and channels multiples of 8");
+  }
+  return arguments;
+}
+
+void convolve_depthwise(const Floats& x, const Floats& weights, int64_t dilation, Floats y, int threads,
+                        const std::string& variant) {
+  const Kernels& kernels = kernels_called(variant);
+  DepthwiseArguments arguments = channelwise(x, y, weights, dilation);
+  arguments.weights = weights.data();
+  arguments.y = y.mutable_data();
+  py::gil_scoped_release release;
+  depthwise(arguments, kernels, threads);
+}
+
+void convolve_depthwise_dweight(const Floats& x, const Floats& dy, int64_t dilation, Floats dweight, int threads,
+                                const std::string& variant) {
+  const Kernels& kernels = kernels_called(variant);
+  DepthwiseArguments arguments = channelwise(x, dy, dweight, dilation);
+  arguments.y_given = dy.data();
+  float* to = dweight.mutable_data();
+  py::gil_scoped_release release;
+  depthwise_dweight(arguments, to, kernels, threads);
 }
 
 template <std::vector<float> Layer::*kMember>
@@ -158,6 +259,17 @@ PYBIND11_MODULE(_engine, module) {
       .def_property_readonly("weight_bytes", &Network::weight_bytes)
       .def_property_readonly("variant", &Network::variant)
       .def_property_readonly("threads", &Network::threads);
+
+  // Arrays as they are, since results are written to them; the variant is for tests.
+  const auto given = [](const char* name) { return py::arg(name).noconvert(); };
+  const py::arg threads("threads");
+  const py::arg_v variant("variant", "");
+  module.def("convolution", convolve, given("x"), given("weight"), py::arg("bias"), given("y"), threads, variant);
+  module.def("convolution_dweight", convolve_dweight, given("x"), given("dy"), given("dweight"), threads, variant);
+  module.def("depthwise", convolve_depthwise, given("x"), given("weight"), py::arg("dilation"), given("y"), threads,
+             variant);
+  module.def("depthwise_dweight", convolve_depthwise_dweight, given("x"), given("dy"), py::arg("dilation"),
+             given("dweight"), threads, variant);
 
   module.def("variants", [] {
     std::vector<std::string> names;

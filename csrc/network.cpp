@@ -5,6 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "check.h"
 #include "image.h"
 
 namespace modnas_fast {
@@ -68,13 +69,9 @@ Network::Network(int64_t image_channels, const std::vector<std::vector<Layer>>& 
     : image_channels_(image_channels),
       storage_(storage),
       kernels_(choose_kernels(variant, storage)),
-      threads_(threads) {
-  if (stages.empty()) throw std::invalid_argument("a network has at least one stage");
+      threads_((check_network(image_channels, stages, threads), threads)) {
   for (const std::vector<Layer>& layers : stages) {
     stages_.push_back(prepare_stage(layers, image_channels, kernels_->lanes));
-    if (stages_.back().layers.size() != stages_.front().layers.size()) {
-      throw std::invalid_argument("all stages of a network have the same layers");
-    }
   }
   int64_t scratch = 0;
   for (const PreparedLayer& layer : stages_.front().layers) {
@@ -241,6 +238,7 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
 }
 
 int64_t Network::working_bytes(int64_t rows, int64_t columns) const {
+  check_size(rows, columns);
   const int64_t padded_rows = round_up(rows, kSizeMultiple), padded_columns = round_up(columns, kSizeMultiple);
   return make_plan(stages_.front(), storage_, padded_rows, padded_columns).bytes + scratch_.bytes();
 }
@@ -257,6 +255,7 @@ int64_t Network::weight_bytes() const {
 }
 
 std::vector<LayerReport> Network::report(int64_t rows, int64_t columns) {
+  check_size(rows, columns);
   std::lock_guard<std::mutex> lock(mutex_);
   const Plan& plan = plan_for(round_up(rows, kSizeMultiple), round_up(columns, kSizeMultiple));
   std::vector<LayerReport> lines;

@@ -323,12 +323,12 @@ PreparedStage prepare_stage(const std::vector<Layer>& layers, int64_t image_chan
       require(stage.tensors[input].shift == stage.tensors[layer.inputs[0]].shift, layer, "joins two resolutions");
     }
     require(layer.shortcut < 0 || stage.tensors[layer.shortcut].shift == shift, layer, "joins two resolutions");
-    require(layer.channels >= 1, layer, "has no channels");
+    require(layer.op != Op::kOutput || shift == 0, layer, "the output has the image's resolution");
     require((layer.op == Op::kOutput) == (&layer == &layers.back()), layer, "the output, and it alone, comes last");
     const int64_t multiple = layer.op == Op::kOutput ? 2 : 8;
     stage.tensors.push_back({layer.channels, round_up(layer.channels, multiple), shift});
   }
-  require(!layers.empty() && layers.back().channels == image_channels, layers.back(), "has another width than images");
+  require(layers.back().channels == image_channels, layers.back(), "has another width than images");
 
   std::vector<bool> rectified(stage.tensors.size(), true);
   rectified[0] = false;

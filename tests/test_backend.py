@@ -55,7 +55,10 @@ def test_explain_backend_names_the_choice_and_every_reason() -> None:
     text = explain_backend(device="meta")
     assert text.splitlines()[0] == "auto on meta: folded"
     assert all(f"  {name}: " in text for name in BACKENDS)
+    assert "  folded: runs; choice 1 of auto; folds in PyTorch: its Triton kernels are for CUDA devices" in text
     assert "  fused: its Triton kernels need a CUDA device" in text or "  fused: Triton is not installed" in text
     assert "'fused' cannot run" in explain_backend("fused", "meta").splitlines()[0]
+    fold = explain_backend("folded", "cuda").splitlines()[2]
+    assert fold.endswith(("; folds normal layers by Triton kernels", "; folds in PyTorch: Triton is not installed"))
     with use_backend("reference"):
         assert explain_backend("folded").startswith("folded on cpu, overridden by use_backend('reference'): reference")

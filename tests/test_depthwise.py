@@ -7,12 +7,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modnas_fast.ops import depthwise as depthwise_module
-from modnas_fast.ops.depthwise import depthwise, depthwise_dweight, depthwise_dx
+from modnas_fast.ops import depthwise
+from modnas_fast.ops.depthwise import depthwise_dweight, depthwise_dx, depthwise_fwd
 from tests.parity import assert_parity
 
 KERNELS = [(3, 1), (5, 1), (3, 2), (5, 2)]
-SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (3, 2, 4, 6), (1, 4, 1, 9), (2, 16, 13, 2), (2, 5, 16, 16)]
+SHAPES = [
+    (1, 1, 1, 1),
+    (2, 3, 5, 7),
+    (3, 2, 4, 6),
+    (1, 4, 1, 9),
+    (2, 16, 13, 2),
+    (2, 5, 16, 16),
+    (1, 24, 1, 17),
+    (2, 8, 33, 32),
+]
 
 
 def gradients_by_autograd(dilation: int, x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
@@ -29,7 +38,7 @@ def gradients_by_autograd(dilation: int, x: Tensor, weight: Tensor, dy: Tensor) 
 
 def gradients(dilation: int, x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
     dweight = depthwise_dweight(x, dy, weight.shape[-1], dilation)
-    return depthwise(x, weight, dilation), depthwise_dx(dy, weight, dilation), dweight
+    return depthwise_fwd(x, weight, dilation), depthwise_dx(dy, weight, dilation), dweight
 
 
 def check(shape: tuple[int, int, int, int], kernel: int, dilation: int, dtype: torch.dtype, layout) -> None:
@@ -42,20 +51,13 @@ def check(shape: tuple[int, int, int, int], kernel: int, dilation: int, dtype: t
         lambda *t: gradients_by_autograd(dilation, *t),
         *(x, weight, dy),
         reduction=max(N * H * W, kernel**2),
-        depth=4,  # four tiles or phases, each rounded
+        depth=2,  # of taps, then of threads' parts
         gradients=False,
     )
 
 
-@pytest.fixture(params=["tiles everywhere", "as it chooses"])
-def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "tiles everywhere":
-        monkeypatch.setattr(depthwise_module, "_LARGE", 1)
-
-
-@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("shape", [*SHAPES, (1, 2, 33, 32)])
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("kernel", "dilation"), KERNELS)
 def test_gradients(kernel: int, dilation: int, shape: tuple[int, int, int, int], layout) -> None:
     check(shape, kernel, dilation, torch.float64, layout)
@@ -68,10 +70,20 @@ def test_bfloat16_gradients_at_the_paper_s_size(kernel: int, dilation: int) -> N
     check((12, 48, 64, 64), kernel, dilation, torch.bfloat16, torch.channels_last)
 
 
-@pytest.mark.usefixtures("tiles")
 def test_strided_inputs() -> None:
     torch.manual_seed(0)
     x, dy = torch.randn(2, 8, 12, 7)[:, ::2, 1::2], torch.randn(2, 12, 6, 7)[:, 3:7]
     for kernel, dilation in KERNELS:
         mine = depthwise_dweight(x, dy, kernel, dilation)
         torch.testing.assert_close(mine, depthwise_dweight(x.contiguous(), dy.contiguous(), kernel, dilation))
+
+
+@pytest.mark.parametrize("channels", [5, 16])
+def test_the_differentiable_function(channels: int) -> None:
+    def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(x, weight, bias, padding=4, dilation=2, groups=channels)
+
+    torch.manual_seed(0)
+    x = torch.randn(2, channels, 9, 14).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight, bias = torch.randn(channels, 1, 5, 5).requires_grad_(), torch.randn(channels).requires_grad_()
+    assert_parity(lambda *t: depthwise(*t, 2), reference, x, weight, bias, reduction=2 * 9 * 14, depth=2)

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from modnas_fast.errors import ModnasError
-from modnas_fast.genotype import Block, Genotype, Layer, Skip
+from modnas_fast.genotype import Genotype
 from modnas_fast.networks import DerivedNet
 from tests.cases import random_genotype
 from tests.parity import assert_parity
@@ -287,16 +287,3 @@ def test_dead_layers_hold_no_parameters(seed):
     torch.autograd.grad(output.square().sum(), list(net.parameters()))  # raises where one is unused
     for (_, block), module in zip(genotype.blocks(), [*net.stages[0].encoder, *net.stages[0].decoder], strict=True):
         assert list(module.layers) == [str(index) for index, _ in block.live_layers()]
-
-
-def test_export_with_dynamic_sizes():
-    """torch.export takes any height and width that are multiples of 8; padding is the caller's then."""
-    normal = (Layer("dil_conv_3x3", 4), Skip(1), Skip(2))
-    encoder = [Block(normal, Layer(op, 4)) for op in ("conv_3x3", "bilinear", "area")]
-    decoder = [*(Block(normal, Layer(op, 4)) for op in ("deconv_3x3", "bilinear", "sub_pixel")), Block(normal)]
-    net = DerivedNet(Genotype(4, tuple(encoder), tuple(decoder))).eval()
-    height, width = (8 * torch.export.Dim(name, min=1, max=512) for name in "hw")
-    program = torch.export.export(net, (noisy(1, 1, 24, 32),), dynamic_shapes={"y": {2: height, 3: width}})
-    for shape in ((1, 1, 24, 32), (1, 1, 40, 16)):
-        y = noisy(*shape)
-        torch.testing.assert_close(program.module()(y), net(y))

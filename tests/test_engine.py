@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -70,6 +71,12 @@ def test_random_genotypes_of_wide_layers(seed: int, variant: str) -> None:
     assert_engine_parity(random_net(random_genotype(seed, 72)), torch.rand(1, 1, 40, 24), threads=2, variant=variant)
 
 
+def test_two_hundred_more_random_genotypes() -> None:
+    for seed in range(200, 400):
+        net = random_net(random_genotype(seed), 1 + seed % 2)
+        assert_engine_parity(net, torch.rand(1, 1, *SIZES[seed % len(SIZES)]), threads=1 + seed % 2)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 130), (64, 64), (101, 67), (41, 203)], ids=str)
 @pytest.mark.parametrize("name", ["modnas-b", "modnas-ar"])
 def test_published_networks(name: str, size: tuple[int, int]) -> None:
@@ -98,6 +105,14 @@ def test_strided_inputs_and_outputs(engine: Engine, image: np.ndarray) -> None:
     for strided in (np.repeat(image, 2, axis=3)[..., ::2], image[..., ::-1, ::-1].copy()[..., ::-1, ::-1]):
         assert not strided.flags.c_contiguous
         assert np.array_equal(engine(strided), expected)
+    flat = np.broadcast_to(image[..., :1], image.shape)
+    assert np.array_equal(engine(flat), engine(flat.copy()))
+    unaligned = np.zeros(image.nbytes + 1, np.int8)[1:].view(np.float32).reshape(image.shape)
+    unaligned[:] = image
+    assert not unaligned.flags.aligned
+    assert np.array_equal(engine(unaligned), expected)
+    with pytest.raises(ModnasError, match="aligned"):
+        engine(image, out=unaligned)
     last = np.full((1, 1, 45, 140), np.nan, np.float32)
     assert engine(image, out=last[..., 1::2]).base is not None
     assert np.array_equal(last[..., 1::2], expected)
@@ -108,6 +123,25 @@ def test_tensors_come_in_and_go_out_by_dlpack(engine: Engine, image: np.ndarray)
     out = torch.full((1, 1, 45, 70), torch.nan)
     engine(torch.from_numpy(image), out=out)
     assert np.array_equal(out.numpy(), engine(image))
+    assert torch.equal(torch.from_dlpack(engine(image)), out)
+
+
+def test_an_empty_batch(engine: Engine) -> None:
+    assert engine(np.zeros((0, 1, 7, 9), np.float32)).shape == (0, 1, 7, 9)
+
+
+def test_other_threads_run_meanwhile(engine: Engine) -> None:
+    """The lock of the interpreter is free: another thread never waits for a good part of the call."""
+    x = np.zeros((1, 1, 512, 512), np.float32)
+    engine(x)
+    with ThreadPoolExecutor(1) as pool:
+        begin = before = time.perf_counter()
+        call = pool.submit(engine, x)
+        longest = 0.0
+        while not call.done():
+            now = time.perf_counter()
+            longest, before = max(longest, now - before), now
+        assert longest < 0.5 * (before - begin)
 
 
 def test_calls_repeat_to_the_bit_with_any_number_of_threads(engine: Engine, image: np.ndarray) -> None:
@@ -249,6 +283,8 @@ def test_the_memory_limit_is_kept_by_tiling(image: np.ndarray) -> None:
         (np.zeros((8, 8), np.float32), r"\[8, 8\]"),
         (np.zeros((1, 1, 0, 8), np.float32), r"\[1, 1, 0, 8\]"),
         ("photo.png", "cannot read a str"),
+        (torch.zeros(1, 1, 8, 8, dtype=torch.bfloat16), "cannot read a Tensor"),
+        (np.zeros((1, 1, 8, 8), ">f4"), ">f4"),
     ],
 )
 def test_bad_inputs(engine: Engine, x: object, message: str) -> None:

@@ -14,12 +14,12 @@ ROOT = Path(__file__).parent.parent
 CSRC = ROOT / "csrc"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 FLAGS = {"portable": [], "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]}
-KERNELS = ("output", "separable", "taps", "upsample", "variant", "winograd")
+KERNELS = ("convolution", "depthwise", "output", "separable", "taps", "upsample", "variant", "winograd")
 
 
 def build(folder: Path, flags: list[str], variants: tuple[str, ...]) -> Path:
     sources = [path for path in CSRC.glob("*.cpp") if path.name != "bindings.cpp"]
-    sources += [CSRC / "cpu/packing.cpp", CSRC / "cpu/select.cpp", CSRC / "tests/engine_test.cpp"]
+    sources += [CSRC / "cpu/packing.cpp", CSRC / "cpu/select.cpp", *CSRC.glob("tests/*.cpp")]
     jobs = [(source, folder / f"{source.stem}.o", []) for source in sources]
     for variant in variants:
         for kernel in KERNELS:

@@ -17,17 +17,18 @@ ORDER = (
     "images",
     "reference",
     "kernels",
+    "_engine",
     "ops",
     "layers",
     "networks",
     "runs",
     "search",
-    "_engine",
     "engine",
     "training",
+    "bench",
     "cli",
 )
-LEAVES = {"reference", "kernels"}
+LEAVES = {"reference", "kernels", "_engine"}
 FREE = {"atomic", "errors", "genotype", "version"}
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
-from benchmarks.on_gpu import run_stages, table
+from benchmarks.on_gpu import CUT_OFF, run_stages, table
 
 
 def test_failures_are_told_and_tried_again_and_nothing_passed_is_repeated(tmp_path: Path) -> None:
@@ -17,17 +18,26 @@ def test_failures_are_told_and_tried_again_and_nothing_passed_is_repeated(tmp_pa
         "late": ("-c", "import time; time.sleep(30)"),
     }
     out = tmp_path / "out"
-    done = run_stages(stages, out, limit=3)
+    done = run_stages(stages, out, seconds=6)
     assert [result["passed"] for result in done.values()] == [True, False, False]
     text = table(done, out)
-    assert "good           passed" in text
+    assert re.search(r"good +[\d.]+ s  passed", text)
     assert "    twelve rows" in text
-    assert "bad            FAILED" in text
+    assert re.search(r"bad +[\d.]+ s  FAILED \(1\)", text)
     assert "    no door" in text
-    assert "late           too long" in text
+    assert re.search(r"late +[\d.]+ s  too long for a call", text)
     door.touch()
     stages["late"] = ("-c", "pass")
-    done = run_stages(stages, out, limit=30)
+    done = run_stages(stages, out, seconds=60)
     assert all(result["passed"] for result in done.values())
     assert once.read_text() == "x"
     assert json.loads((out / "stages.json").read_text()) == done
+
+
+def test_a_call_ends_in_time_and_the_next_goes_on(tmp_path: Path) -> None:
+    stages = {"paper": ("-c", "import time; time.sleep(30)"), "after": ("-c", "print('here')")}
+    done = run_stages(stages, tmp_path, seconds=1)
+    assert [result["status"] for result in done.values()] == [CUT_OFF, CUT_OFF]
+    assert CUT_OFF in table(done, tmp_path)
+    stages["paper"] = ("-c", "pass")
+    assert all(result["passed"] for result in run_stages(stages, tmp_path, seconds=60).values())

@@ -24,13 +24,13 @@ def test_a_gpu_takes_what_autocast_offers() -> None:
 
 @pytest.mark.parametrize("slow", [torch.bfloat16, torch.float32])
 def test_a_cpu_takes_the_faster(slow: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    def conv2d(x: torch.Tensor, weight: torch.Tensor, padding: int) -> torch.Tensor:
+    def convolution(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         assert x.dtype == weight.dtype
         if x.dtype == slow:
             time.sleep(0.003)
         return x
 
-    monkeypatch.setattr(precision.F, "conv2d", conv2d)
+    monkeypatch.setattr(precision, "convolution_fwd", convolution)
     precision._is_faster.cache_clear()
     fast = torch.float32 if slow == torch.bfloat16 else torch.bfloat16
     assert convolution_dtype(torch.bfloat16, CPU) == fast
@@ -40,7 +40,7 @@ def test_a_cpu_takes_the_faster(slow: torch.dtype, monkeypatch: pytest.MonkeyPat
 def test_it_is_measured_once_and_says_the_same_to_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     precision._is_faster.cache_clear()
     expected = convolution_dtype(torch.bfloat16, CPU)
-    monkeypatch.setattr(precision.F, "conv2d", None)  # measuring again would fail
+    monkeypatch.setattr(precision, "convolution_fwd", None)  # measuring again would fail
     compiled = torch.compile(lambda x: x.to(convolution_dtype(torch.bfloat16, CPU)), fullgraph=True, backend="eager")
     assert compiled(torch.zeros(2)).dtype == expected
 

@@ -90,6 +90,8 @@ struct OutputArguments {
   Target out;
 };
 
+struct TrainingKernels;
+
 struct Kernels {
   const char* name;
   int lanes;  // floats in a vector; packed weights depend on it
@@ -98,6 +100,7 @@ struct Kernels {
   void (*separable)(const SeparableArguments&, float* scratch, const Window&);
   void (*upsample)(const UpsampleArguments&, const Window&);
   void (*output)(const OutputArguments&, const Window&);
+  const TrainingKernels* training;
 };
 
 // Tiles that one call of `winograd` takes at most, and floats of scratch that a thread needs for its widest layer.

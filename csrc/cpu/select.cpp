@@ -1,6 +1,7 @@
 #include <cstring>
 
 #include "cpu/kernels.h"
+#include "cpu/training.h"
 
 namespace modnas_fast {
 
@@ -54,6 +55,13 @@ int64_t winograd_scratch(int64_t channels_in, int64_t channels_out, int64_t shor
                                                                        4 * shortcut_channels);
   return 36 * (kWinogradTiles * (winograd_stride(channels_in) + winograd_stride(channels_out)) + 2 * kLine) + shortcut +
          4 * kLine;
+}
+
+int64_t convolution_scratch(int64_t kernel, int64_t channels_in, int64_t channels_out) {
+  const int64_t points = 4 + kernel - 1, run = 8 * 4 + kernel - 1;
+  const int64_t lines = (channels_in + kLine - 1) / kLine + (channels_out + kLine - 1) / kLine;
+  const int64_t widest = channels_in < channels_out ? channels_out : channels_in;
+  return points * points * (kTrainingTiles * lines + 2) * kLine + points * run * widest + kLine;
 }
 
 int64_t separable_scratch(int64_t channels_in, int64_t channels_out) {

@@ -10,7 +10,11 @@
 namespace modnas_fast {
 namespace MODNAS_FAST_ISA {
 
-const Kernels kernels = {MODNAS_FAST_NAME(MODNAS_FAST_ISA), kLanes, taps, winograd, separable, upsample, output};
+const TrainingKernels training_kernels = {transform_weights,   transform_weights_gradient, convolution,
+                                          convolution_dweight, depthwise,                  depthwise_dweight};
+
+const Kernels kernels = {MODNAS_FAST_NAME(MODNAS_FAST_ISA), kLanes, taps,  winograd, separable,
+                         upsample, output, &training_kernels};
 
 }  // namespace MODNAS_FAST_ISA
 }  // namespace modnas_fast

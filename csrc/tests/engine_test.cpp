@@ -10,6 +10,9 @@
 #include "network.h"
 
 namespace modnas_fast {
+
+int test_training();  // training_test.cpp
+
 namespace {
 
 int failures = 0;
@@ -378,5 +381,5 @@ int main() {
   modnas_fast::test_cancelling();
   modnas_fast::test_layers_that_do_not_fit();
   modnas_fast::test_layout();
-  return modnas_fast::failures == 0 ? 0 : 1;
+  return modnas_fast::failures + modnas_fast::test_training() == 0 ? 0 : 1;
 }

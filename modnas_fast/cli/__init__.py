@@ -22,7 +22,9 @@ VERBS = {
     "report": "write the HTML report of one or several searches",
     "summary": "count parameters, MACs, receptive field and memory of a genotype, or of the baselines",
     "plot": "draw a genotype as SVG or PNG",
+    "export": "write a model as ONNX or as a PyTorch program, to run without this package",
     "models": "list the models that come with the package",
+    "bench": "the paper's tables measured here, our own benchmarks, comparisons and reports of results",
     "doctor": "say what runs on this machine, and why",
 }
 

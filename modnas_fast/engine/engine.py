@@ -129,8 +129,11 @@ class Engine:
         """
         noisy = self._check_input(x)
         result = np.empty(noisy.shape, np.float32) if out is None else _to_array(out)
-        if result.shape != noisy.shape or result.dtype != np.float32 or not result.flags.writeable:
-            raise ModnasError(f"out is {result.dtype} {list(result.shape)}; give writeable float32 {list(noisy.shape)}")
+        flags = result.flags
+        if result.shape != noisy.shape or result.dtype != np.float32 or not (flags.writeable and flags.aligned):
+            raise ModnasError(
+                f"out is {result.dtype} {list(result.shape)}; give writeable, aligned float32 {list(noisy.shape)}"
+            )
         if np.may_share_memory(noisy, result):
             raise ModnasError("out shares memory with the input; give another array")
         tile = self._tile_within_limit(*noisy.shape[2:])
@@ -146,7 +149,7 @@ class Engine:
                 f"{list(noisy.shape)}"
                 + ("; for a gray network run RGB one channel at a time" * (self.channels_in == 1))
             )
-        return noisy
+        return noisy if noisy.flags.aligned else noisy.copy()
 
     def run_tiled(self, x: Any, tile: int, progress: OnProgress | None = None) -> Array:
         """As a call, but by tiles of at most `tile` pixels, whatever the memory limit; equal up to rounding.

@@ -96,7 +96,9 @@ class InterpolatedConv(nn.Module):
 
     def _interpolate(self, x: Tensor) -> Tensor:
         align = False if self.mode == "bilinear" else None
-        return F.interpolate(x, scale_factor=self.scale, mode=self.mode, align_corners=align)
+        # A size in integers, since torch.export cannot follow the rounding of a float factor.
+        size = [side // 2 if self.scale < 1 else side * 2 for side in x.shape[-2:]]
+        return F.interpolate(x, size=size, mode=self.mode, align_corners=align)
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}, scale={self.scale}"

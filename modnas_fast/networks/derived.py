@@ -166,6 +166,8 @@ def check_batch(y: Tensor, channels_in: int) -> None:
 
 def pad_to_multiple(y: Tensor) -> Tensor:
     """Replicate the last row and column until H and W are multiples of 8: the one padding rule of every backend."""
-    height, width = y.shape[-2:]
-    bottom, right = -height % SIZE_MULTIPLE, -width % SIZE_MULTIPLE
-    return F.pad(y, (0, right, 0, bottom), mode="replicate") if bottom or right else y
+    # Written so that torch.export can see that 8 divides the new size; it traces one branch for all sizes.
+    bottom, right = ((size + SIZE_MULTIPLE - 1) // SIZE_MULTIPLE * SIZE_MULTIPLE - size for size in y.shape[-2:])
+    if torch.compiler.is_exporting() or bottom or right:
+        return F.pad(y, (0, right, 0, bottom), mode="replicate")
+    return y

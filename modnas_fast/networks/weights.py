@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as parse
 from safetensors.torch import save
 from torch import Tensor
 
@@ -41,6 +42,11 @@ def save_weights(path: str | os.PathLike[str], net: DerivedNet, tensors: Mapping
         net: its genotype, stages, channels and degradation are recorded.
         tensors: written instead of the net's own state dict (an average of it, say); same keys and shapes.
     """
+    write_atomically(path, weights_to_bytes(net, tensors))
+
+
+def weights_to_bytes(net: DerivedNet, tensors: Mapping[str, Tensor] | None = None) -> bytes:
+    """The content of the file that `save_weights` writes."""
     metadata = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -50,7 +56,7 @@ def save_weights(path: str | os.PathLike[str], net: DerivedNet, tensors: Mapping
     }
     if net.degradation is not None:
         metadata["degradation"] = net.degradation.to_json()
-    write_safetensors(path, net.state_dict() if tensors is None else tensors, metadata)
+    return _safetensors(net.state_dict() if tensors is None else tensors, metadata)
 
 
 def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> DerivedNet:
@@ -67,6 +73,21 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     """
     name = os.fspath(name_or_path)
     tensors, metadata = read_safetensors(shipped_models().get(name, Path(name)))
+    return _build(name, tensors, metadata).to(device).eval()
+
+
+def net_from_bytes(content: bytes, name: str) -> DerivedNet:
+    """As `load`, from the content of a weight file; `name` is what errors call it."""
+    try:
+        tensors = parse(content)
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    except SafetensorError as error:
+        raise WeightsError(f"{name}: not the content of a safetensors file ({error})") from None
+    return _build(name, tensors, metadata).eval()
+
+
+def _build(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> DerivedNet:
     check_format(name, metadata, "weight file", _FORMAT, _VERSION)
     try:
         net = DerivedNet(
@@ -78,7 +99,7 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
         raise WeightsError(f"{name}: broken metadata: {error}") from None
     check_tensors(name, net.state_dict(), tensors, "genotype")
     net.load_state_dict(tensors)
-    return net.to(device).eval()
+    return net
 
 
 def check_format(name: str | os.PathLike[str], metadata: Mapping[str, str], what: str, form: str, version: str) -> None:
@@ -129,12 +150,12 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file atomically and durably: whoever reads `path` sees the old file or the whole new one."""
+    write_atomically(path, _safetensors(tensors, metadata))
+
+
+def _safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A file's content, metadata in order: safetensors shuffles them, and equal content should be equal bytes."""
     payload = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, metadata)
-    write_atomically(path, _with_sorted_metadata(payload))
-
-
-def _with_sorted_metadata(payload: bytes) -> bytes:
-    """The same file with its metadata in order: safetensors shuffles them, and equal content should be equal bytes."""
     size = int.from_bytes(payload[:8], "little")
     header = json.loads(payload[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))

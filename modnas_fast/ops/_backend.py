@@ -52,6 +52,9 @@ def explain_backend(requested: str = "auto", device: str | torch.device = "cpu")
     for name in BACKENDS:
         rank = f"choice {_PREFERENCE.index(name) + 1} of auto" if name in _PREFERENCE else "by name only"
         lines.append(f"  {name}: {_obstacle(name, device) or f'runs; {rank}'}")
+        if name == "folded":
+            reason = fold_obstacle(device.type)
+            lines[-1] += f"; folds {f'in PyTorch: {reason}' if reason else 'normal layers by Triton kernels'}"
     return "\n".join(lines)
 
 
@@ -79,6 +82,13 @@ def check_backend(name: str) -> str:
 def _obstacle(name: str, device: torch.device) -> str:
     """Why `name` cannot run on `device`; empty if it can."""
     return kernel_obstacle(device.type) if name == "fused" else ""
+
+
+def fold_obstacle(device_type: str) -> str:
+    """Why the folded backend folds in plain PyTorch on a type of device; empty if it takes `fold_weights`."""
+    if device_type != "cuda":
+        return "its Triton kernels are for CUDA devices"
+    return str(kernel_obstacle(device_type))
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -11,7 +11,7 @@ from torch import Tensor
 from modnas_fast.errors import ModnasError
 from modnas_fast.ops._backend import kernel_obstacle
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_features(op: str, features: Sequence[Tensor]) -> None:
@@ -30,11 +30,14 @@ def check_features(op: str, features: Sequence[Tensor]) -> None:
         if feature.device != first.device:
             raise ModnasError(f"{op} takes tensors on one device, got {first.device} and {feature.device}")
     _check_dtypes(op, features)
-    reason = kernel_obstacle(first.device.type)
+    check_device(op, first.device)
+
+
+def check_device(op: str, device: torch.device) -> None:
+    """Whether the kernels of `op` run on a device; `ModnasError` otherwise."""
+    reason = kernel_obstacle(device.type)
     if reason:
-        raise ModnasError(
-            f"{op} cannot run on {first.device.type}: {reason}; see modnas_fast.reference for plain PyTorch"
-        )
+        raise ModnasError(f"{op} cannot run on {device.type}: {reason}; see modnas_fast.reference for plain PyTorch")
 
 
 def check_parameter(op: str, name: str, parameter: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
@@ -65,7 +68,7 @@ def arrange(features: Sequence[Tensor], channels_last: bool) -> list[Tensor]:
 
 def _check_dtypes(op: str, tensors: Sequence[Tensor]) -> None:
     for tensor in tensors:
-        if tensor.dtype not in _DTYPES:
+        if tensor.dtype not in KERNEL_DTYPES:
             raise ModnasError(
                 f"{op} takes float32, float16 and bfloat16, got {str(tensor.dtype).removeprefix('torch.')}; "
                 "the reference backend takes all"

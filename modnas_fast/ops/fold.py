@@ -9,6 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modnas_fast.genotype import PRIMITIVES
+from modnas_fast.ops._backend import fold_obstacle
+from modnas_fast.ops.features import KERNEL_DTYPES
+from modnas_fast.ops.fold_weights import fold_weights
 from modnas_fast.reference.fold import FoldedDown, FoldedNormal, FoldedUp
 
 _INTERPOLATIONS = ("bilinear", "nearest", "area")
@@ -23,8 +26,11 @@ def fold_normal(weights: Mapping[str, Tensor], gates: Tensor, carry: Tensor) -> 
         carry: [M], p_{ℓ−1}.
 
     Returns:
-        Every tensor [M, …], in the arguments' dtype: call it outside autocast, since biases are summed here.
+        Every tensor [M, …], in the arguments' dtype: call it outside autocast, since biases are summed here. On a GPU
+        with Triton it is `fold_weights`, unless the dtype is none of its kernels'.
     """
+    if gates.dtype in KERNEL_DTYPES and not fold_obstacle(gates.device.type):
+        return fold_weights(weights, gates, carry)
     w = weights
     gate = dict(zip(PRIMITIVES["normal"], gates.unbind(1), strict=True))  # [M, C] each
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from modnas_fast.ops.depthwise import depthwise, depthwise_dweight, depthwise_dx
+from modnas_fast.ops.convolution import convolution_dweight, convolution_dx, convolution_fwd
+from modnas_fast.ops.depthwise import depthwise_dweight, depthwise_dx, depthwise_fwd
 from modnas_fast.reference.fold import FoldedNormal
 
 
@@ -41,14 +42,14 @@ class FoldedNormalFunction(torch.autograd.Function):
         w = FoldedNormal(*tensors)
         wide_x = x.to(w.dense.dtype)
         r = F.relu(wide_x)
-        y = F.conv2d(r, w.dense, w.bias, padding=2)
+        y = convolution_fwd(r, w.dense, w.bias)
         y += F.conv2d(wide_x, w.shortcut)
-        residual = F.conv2d(r, w.residual_in, w.residual_in_bias, padding=1).relu_()
-        y += F.conv2d(residual, w.residual_out, padding=1)
-        y += F.conv2d(depthwise(r, w.dil5_depthwise, dilation=2), w.dil5_pointwise)
+        residual = convolution_fwd(r, w.residual_in, w.residual_in_bias).relu_()
+        y += convolution_fwd(residual, w.residual_out)
+        y += F.conv2d(depthwise_fwd(r, w.dil5_depthwise, dilation=2), w.dil5_pointwise)
         for sep in (w.sep3, w.sep5):
-            middle = F.conv2d(depthwise(r, sep.depthwise1), sep.pointwise1, sep.bias1).relu_()
-            y += F.conv2d(depthwise(middle, sep.depthwise2), sep.pointwise2)
+            middle = F.conv2d(depthwise_fwd(r, sep.depthwise1), sep.pointwise1, sep.bias1).relu_()
+            y += F.conv2d(depthwise_fwd(middle, sep.depthwise2), sep.pointwise2)
         ctx.save_for_backward(x, residual.to(x.dtype), *tensors)
         return y.to(x.dtype)
 
@@ -78,12 +79,12 @@ class _Backward:
         dx = self.conv("shortcut", dy, x)
         d_residual = self.conv("residual_out", dy, residual)
         dr += self.conv("residual_in", _relu_backward(d_residual, residual), r, bias="residual_in_bias")
-        d_dilated = self.conv("dil5_pointwise", dy, depthwise(r, w.dil5_depthwise, dilation=2))
+        d_dilated = self.conv("dil5_pointwise", dy, depthwise_fwd(r, w.dil5_depthwise, dilation=2))
         dr += self.depthwise("dil5_depthwise", d_dilated, r, dilation=2)
         for name, sep in (("sep3", w.sep3), ("sep5", w.sep5)):
-            first = depthwise(r, sep.depthwise1)
+            first = depthwise_fwd(r, sep.depthwise1)
             middle = F.conv2d(first, sep.pointwise1, sep.bias1).relu_()
-            d = self.conv(f"{name}_pointwise2", dy, depthwise(middle, sep.depthwise2))
+            d = self.conv(f"{name}_pointwise2", dy, depthwise_fwd(middle, sep.depthwise2))
             d = _relu_backward(self.depthwise(f"{name}_depthwise2", d, middle), middle)
             d = self.conv(f"{name}_pointwise1", d, first, bias=f"{name}_bias1")
             dr += self.depthwise(f"{name}_depthwise1", d, r)
@@ -93,26 +94,11 @@ class _Backward:
     def conv(self, name: str, dy: Tensor, x: Tensor, bias: str = "") -> Tensor:
         """Of a same-size convolution."""
         weight: Tensor = getattr(self.w, name)
-        padding = weight.shape[-1] // 2
-        need_bias = self.needed.get(bias, False)
-        dx, dweight, dbias = torch.ops.aten.convolution_backward(
-            dy,
-            x,
-            weight,
-            [len(weight)],
-            [1, 1],
-            [padding, padding],
-            [1, 1],
-            False,
-            [0, 0],
-            1,
-            [True, self.needed[name], need_bias],
-        )
         if self.needed[name]:
-            self.gradients[name] = dweight
-        if need_bias:
-            self.gradients[bias] = dbias
-        return cast("Tensor", dx)
+            self.gradients[name] = convolution_dweight(x, dy, weight)
+        if self.needed.get(bias):
+            self.gradients[bias] = dy.sum((0, 2, 3))
+        return convolution_dx(dy, weight)
 
     def depthwise(self, name: str, dy: Tensor, x: Tensor, dilation: int = 1) -> Tensor:
         """Of a depthwise convolution."""

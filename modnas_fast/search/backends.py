@@ -1,7 +1,7 @@
 """The supernet's backends: from the same parameters, the functions of every mixed layer.
 
-A backend is one function of (stages, architecture) that returns, for each stage, the `BlockFunctions` of its seven
-blocks. It runs once a forward pass, so work that all layers share, such as folding, is done there.
+A backend is one function of (stages, architecture) that returns the `StageFunctions` of each stage. It runs once a
+forward pass, so work that all layers share, such as folding, is done there.
 """
 
 from __future__ import annotations
@@ -11,34 +11,36 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modnas_fast.genotype import LAYERS_PER_BLOCK
 from modnas_fast.layers import MixedOp, stack_parameters
 from modnas_fast.ops import (
+    convolution,
     convolution_dtype,
     fold_down,
     fold_normal,
     fold_up,
     folded_normal,
+    folded_up,
     mixed_aggregate,
     mixed_op,
 )
-from modnas_fast.reference import folded_down_ref, folded_up_ref, mixed_aggregate_ref, mixed_op_ref
+from modnas_fast.reference import folded_down_ref, mixed_aggregate_ref, mixed_op_ref
 from modnas_fast.reference.fold import FoldedDown, FoldedNormal, FoldedUp
 from modnas_fast.search.architecture import Architecture, MixtureParameters, NormalLayerParameters
-from modnas_fast.search.stage import BlockFunctions, SuperStage
+from modnas_fast.search.stage import BlockFunctions, StageFunctions, SuperStage
 
-Backend = Callable[[Sequence[SuperStage], Architecture], list[list[BlockFunctions]]]
+Backend = Callable[[Sequence[SuperStage], Architecture], list[StageFunctions]]
 _Folded = TypeVar("_Folded", FoldedNormal, FoldedDown, FoldedUp)
 
 
-def reference_functions(stages: Sequence[SuperStage], architecture: Architecture) -> list[list[BlockFunctions]]:
+def reference_functions(stages: Sequence[SuperStage], architecture: Architecture) -> list[StageFunctions]:
     """Every candidate by itself, then their mixture, then the aggregation over depth."""
     return _one_by_one(mixed_aggregate_ref, mixed_op_ref, stages, architecture)
 
 
-def fused_functions(stages: Sequence[SuperStage], architecture: Architecture) -> list[list[BlockFunctions]]:
+def fused_functions(stages: Sequence[SuperStage], architecture: Architecture) -> list[StageFunctions]:
     """Every candidate by itself, then one kernel for what a layer makes of them."""
     return _one_by_one(mixed_aggregate, mixed_op, stages, architecture)
 
@@ -48,10 +50,11 @@ def _one_by_one(
     mix: Callable[..., Tensor],
     stages: Sequence[SuperStage],
     architecture: Architecture,
-) -> list[list[BlockFunctions]]:
+) -> list[StageFunctions]:
     """`aggregate` ends normal layers, from history, candidates, α, β, γ; `mix` the others, from candidates, α, β."""
-    return [
-        [
+    functions = []
+    for stage in stages:
+        blocks = [
             BlockFunctions(
                 [
                     partial(_normal, aggregate, mix, candidates, parameters)
@@ -61,8 +64,8 @@ def _one_by_one(
             )
             for block, raw in zip(stage.blocks(), architecture.blocks(), strict=True)
         ]
-        for stage in stages
-    ]
+        functions.append(StageFunctions(blocks, lambda x, module: module(x)))
+    return functions
 
 
 def _normal(
@@ -83,10 +86,10 @@ def _resample(mix: Callable[..., Tensor], candidates: MixedOp, raw: MixtureParam
     return mix(candidates(x), raw.alpha, raw.beta)
 
 
-def folded_functions(stages: Sequence[SuperStage], architecture: Architecture) -> list[list[BlockFunctions]]:
+def folded_functions(stages: Sequence[SuperStage], architecture: Architecture) -> list[StageFunctions]:
     """All layers of a kind, of all stages, folded in one batch; then a few convolutions a layer.
 
-    Folding runs in the parameters' precision. Under autocast, activations have its dtype, and normal layers are
+    Folding runs in the parameters' precision. Under autocast, activations have its dtype, and convolutions are
     computed in it or, where that is faster, in float32.
     """
     device = stages[0].delta.device
@@ -114,18 +117,18 @@ def folded_functions(stages: Sequence[SuperStage], architecture: Architecture) -
             stack_parameters(block.up for block in blocks if block.up is not None),
             _gates(architecture, "up").repeat(shared, 1, 1),
         )
-        normals, downs, ups = iter(_layers(normal, computed)), iter(_layers(down, dtype)), iter(_layers(up, dtype))
-    functions: list[list[BlockFunctions]] = []
+        normals, downs, ups = iter(_layers(normal, computed)), iter(_layers(down, dtype)), iter(_layers(up, computed))
+    functions = []
     for stage in stages:
-        functions.append([])
+        functions.append(StageFunctions([], partial(_convolve, dtype, computed)))
         for b, block in enumerate(stage.blocks()):
             layers = [partial(_folded_normal, next(normals), dtype, older[i][b]) for i in range(LAYERS_PER_BLOCK)]
             resample: Callable[[Tensor], Tensor] | None = None
             if block.down is not None:
                 resample = partial(folded_down_ref, layer=next(downs))
             elif block.up is not None:
-                resample = partial(folded_up_ref, layer=next(ups))
-            functions[-1].append(BlockFunctions(layers, resample))
+                resample = partial(folded_up, layer=next(ups))
+            functions[-1].blocks.append(BlockFunctions(layers, resample))
     return functions
 
 
@@ -135,6 +138,12 @@ def _folded_normal(layer: FoldedNormal, dtype: torch.dtype, older: Tensor, histo
     for weight, feature in zip(older.unbind(), history, strict=False):
         y = torch.addcmul(y, feature, weight)
     return y
+
+
+def _convolve(dtype: torch.dtype, computed: torch.dtype, x: Tensor, module: nn.Conv2d) -> Tensor:
+    """A plain convolution of the stage, to `dtype`."""
+    assert module.bias is not None
+    return convolution(x.to(dtype), module.weight.to(computed), module.bias.to(computed))
 
 
 def _gates(architecture: Architecture, kind: str) -> Tensor:

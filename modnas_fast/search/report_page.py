@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
@@ -17,7 +16,7 @@ from modnas_fast.search.monitor import collapse_warnings
 from modnas_fast.search.report_figures import Run, cost_chart, decision_chart, network_drawing, psnr_chart
 from modnas_fast.search.report_latency import latency_section
 from modnas_fast.search.report_maps import alpha_map, alpha_table, beta_chart, gamma_map
-from modnas_fast.search.report_style import STYLE
+from modnas_fast.search.report_style import Page
 
 GENERATOR = '<meta name="generator" content="modnas-fast report">'
 _NONE = "–"
@@ -40,41 +39,16 @@ def render_report(runs: Sequence[Run]) -> str:
     if not runs:
         raise ModnasError("a report needs at least one run")
     runs = _with_distinct_names(runs)
-    page = _Page()
+    page = Page()
     if len(runs) > 1:
         _add_comparison(page, runs)
     for run in runs:
         _add_run(page, run, level=1 if len(runs) == 1 else 2)
     title = f"Search report: {', '.join(run.name for run in runs)}"
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{GENERATOR}\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(page.parts)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return page.document(title, GENERATOR)
 
 
-class _Page:
-    """The page's parts in order; figures get ids of their own, as SVGs in one page share their names."""
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self._figures = 0
-
-    def add(self, html: str) -> None:
-        self.parts.append(html)
-
-    def figure(self, title: str, svg: str, caption: str, level: int, *, broad: bool = False) -> None:
-        self._figures += 1
-        svg = re.sub(r'(?<= id=")|(?<=href="#)|(?<=url\(#)', f"f{self._figures}-", svg)
-        svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
-        heading = f"<h{level}>{escape(title)}</h{level}>"
-        drawing = f'<div class="drawing{" broad" if broad else ""}">\n{svg}\n</div>'
-        self.add(f"<figure>\n{heading}\n{drawing}\n<figcaption>{escape(caption)}</figcaption>\n</figure>")
-
-
-def _add_comparison(page: _Page, runs: Sequence[Run]) -> None:
+def _add_comparison(page: Page, runs: Sequence[Run]) -> None:
     page.add(f"<header>\n<h1>{len(runs)} searches compared</h1>\n</header>")
     for run in runs:
         if run.history:
@@ -103,7 +77,7 @@ def _table(runs: Sequence[Run], rows: Mapping[str, Sequence[tuple[str, str]]]) -
     return f'<div class="wide"><table>\n<tr><th></th>{head}</tr>\n{body}</table></div>'
 
 
-def _add_run(page: _Page, run: Run, level: int) -> None:
+def _add_run(page: Page, run: Run, level: int) -> None:
     kind = '<p class="kind">Search report</p>\n' if level == 1 else ""
     page.add(f'<header class="run">\n{kind}<h{level}>{escape(run.name)}</h{level}>\n</header>')
     if not run.history:
@@ -188,7 +162,7 @@ def _value(value: Any) -> str:
     return value or _NONE if isinstance(value, str) else json.dumps(value)
 
 
-def _add_curves(page: _Page, runs: Sequence[Run], level: int) -> None:
+def _add_curves(page: Page, runs: Sequence[Run], level: int) -> None:
     page.figure(
         "PSNR of the supernet",
         psnr_chart(runs),
@@ -214,7 +188,7 @@ def _add_curves(page: _Page, runs: Sequence[Run], level: int) -> None:
     )
 
 
-def _add_choices(page: _Page, run: Run, level: int) -> None:
+def _add_choices(page: Page, run: Run, level: int) -> None:
     last = run.history[-1]
     page.figure(
         "Operations over the epochs",

@@ -1,4 +1,9 @@
-"""The report's style sheet: black on white wherever it is read, system fonts, one column, and room to print."""
+"""The look of our reports: black on white wherever they are read, system fonts, one column, and room to print."""
+
+from __future__ import annotations
+
+import re
+from html import escape
 
 STYLE = """\
 :root { color-scheme: light; --ink: #20262e; --faint: #5f6873; --line: #dfe4ea; --accent: #2563b0; }
@@ -37,7 +42,7 @@ tr:first-child th { border-bottom: 2px solid var(--ink); }
 td small { display: inline; margin-left: 8px; }
 th { font-weight: 600; }
 th:first-child { width: 18%; }
-.wide + h2 { margin-top: 36px; }
+.wide + h2, figure + h2 { margin-top: 40px; }
 figure { margin: 44px 0 0; }
 .drawing { overflow-x: auto; }
 figure svg { display: block; width: 100%; min-width: 720px; height: auto; margin: 12px 0 8px; }
@@ -56,3 +61,32 @@ figcaption { color: var(--faint); font-size: 13.5px; max-width: 108ch; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
+
+
+class Page:
+    """The page's parts in order; figures get ids of their own, as SVGs in one page share their names."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self._figures = 0
+
+    def add(self, html: str) -> None:
+        self.parts.append(html)
+
+    def figure(self, title: str, svg: str, caption: str, level: int, *, broad: bool = False) -> None:
+        self._figures += 1
+        svg = re.sub(r'(?<= id=")|(?<=href="#)|(?<=url\(#)', f"f{self._figures}-", svg)
+        svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
+        heading = f"<h{level}>{escape(title)}</h{level}>"
+        drawing = f'<div class="drawing{" broad" if broad else ""}">\n{svg}\n</div>'
+        self.add(f"<figure>\n{heading}\n{drawing}\n<figcaption>{escape(caption)}</figcaption>\n</figure>")
+
+    def document(self, title: str, generator: str) -> str:
+        """The whole page; `generator` is the tag that tells whose it is."""
+        return (
+            f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{generator}\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{escape(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"
+            + "\n".join(self.parts)
+            + "\n</main>\n</body>\n</html>\n"
+        )

@@ -25,6 +25,13 @@ class BlockFunctions(NamedTuple):
     resample: Callable[[Tensor], Tensor] | None
 
 
+class StageFunctions(NamedTuple):
+    """What a backend provides for one stage: its blocks', and how it runs a plain 3×3 convolution of stride 1."""
+
+    blocks: list[BlockFunctions]
+    convolve: Callable[[Tensor, nn.Conv2d], Tensor]
+
+
 class SuperBlock(nn.Module):
     """Weights of one block: a decoder block's `fuse`, every candidate of three normal layers, and of `down` or `up`."""
 
@@ -45,8 +52,8 @@ class SuperBlock(nn.Module):
         return self.up if self.down is None else self.down
 
     def forward(self, x: Tensor, functions: BlockFunctions) -> Tensor:
-        """The last normal layer's output, from [N, C, H, W], or from [N, 2·C, H, W] where there is a `fuse`."""
-        history = [x if self.fuse is None else self.fuse(x)]
+        """The last normal layer's output, from its fused input, [N, C, H, W]."""
+        history = [x]
         for layer in functions.layers:
             history.append(layer(history))
         return history[-1]
@@ -76,18 +83,23 @@ class SuperStage(nn.Module):
         """EB1-EB3, then DB1-DB4: the order in which they run."""
         return cast("Iterator[SuperBlock]", itertools.chain(self.encoder, self.decoder))
 
-    def denoiser(self, x: Tensor, functions: Sequence[BlockFunctions]) -> Tensor:
-        """v = f(x), [N, C, H, W] to the same shape, H and W multiples of 8; `functions` are the blocks', in order."""
-        x = self.stem[1](F.relu(self.stem[0](x)))
+    def denoiser(self, x: Tensor, functions: StageFunctions) -> Tensor:
+        """v = f(x), [N, C, H, W] to the same shape, H and W multiples of 8."""
+        blocks, convolve = functions
+        first, second = cast("Iterator[nn.Conv2d]", iter(self.stem))
+        x = convolve(F.relu(convolve(x, first)), second)
         features: list[Tensor] = []
-        for block, function in zip(self.encoder, functions[:ENCODER_BLOCKS], strict=True):
+        for block, function in zip(self.encoder, blocks[:ENCODER_BLOCKS], strict=True):
             features.append(block(x, function))
             x = _resample(features[-1], function)
-        for block, function in zip(self.decoder, functions[ENCODER_BLOCKS:], strict=True):
-            x = _resample(block(x if block.fuse is None else torch.cat((x, features.pop()), dim=1), function), function)
+        decoder = cast("Iterator[SuperBlock]", iter(self.decoder))
+        for block, function in zip(decoder, blocks[ENCODER_BLOCKS:], strict=True):
+            if block.fuse is not None:
+                x = convolve(torch.cat((x, features.pop()), dim=1), block.fuse)
+            x = _resample(block(x, function), function)
         return self.out(F.relu(x))
 
-    def forward(self, x: Tensor, y: Tensor, functions: Sequence[BlockFunctions]) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, functions: StageFunctions) -> Tensor:
         """xᵗ from xᵗ⁻¹ (`x`) and the noisy image (`y`), both [N, C, H, W] with H and W multiples of 8."""
         return relax_ref(self.denoiser(x, functions), y, self.delta)
 

@@ -85,6 +85,6 @@ class SuperNet(nn.Module):
         height, width = y.shape[-2:]
         y = pad_to_multiple(y)
         x = y
-        for stage, blocks in zip(self.stages, functions, strict=True):
-            x = stage(x, y, blocks)
+        for stage, of_stage in zip(self.stages, functions, strict=True):
+            x = stage(x, y, of_stage)
         return x[..., :height, :width]

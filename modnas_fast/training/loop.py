@@ -19,6 +19,7 @@ from modnas_fast.images.degradations import Degradation
 from modnas_fast.images.evaluation import EvaluationSet, evaluate, mean_scores, read_clean_images
 from modnas_fast.images.patches import PairSampler
 from modnas_fast.networks import DerivedNet, load, save_weights
+from modnas_fast.ops import fast_convolutions
 from modnas_fast.runs.config import config_to_json
 from modnas_fast.runs.guard import what_broke
 from modnas_fast.runs.log import tensorboard
@@ -139,7 +140,8 @@ class _Run:
             group["lr"] = self._rate(share)
         noisy, clean = self.sampler.sample(config.batch, self.processes.share)
         device = self.processes.device.type
-        with torch.autocast(device, torch.bfloat16) if config.precision == "bf16" else nullcontext():
+        autocast = torch.autocast(device, torch.bfloat16) if config.precision == "bf16" else nullcontext()
+        with autocast, fast_convolutions():
             restored = self.model(noisy)
         loss = F.mse_loss(restored.float(), clean)
         optimizer.zero_grad(set_to_none=True)

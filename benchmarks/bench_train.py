@@ -1,0 +1,96 @@
+"""One training step of MoD-NAS-B, T = 1, gray: forward, MSE, backward and Adam, by precision and memory layout.
+
+python -m benchmarks.bench_train [--device cpu|cuda] [--batch 16] [--patch 64] [--repeats 5]
+
+Each way's gradients are compared with those of float64 first. "channels_last" is what `modnas-fast train` runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.harness import append_rows, interleave
+from modnas_fast import DerivedNet, Genotype
+
+# Precision and layout → the largest error of a gradient, as a share of the largest gradient's norm.
+WAYS = {
+    ("float32", "contiguous"): 1e-4,
+    ("float32", "channels_last"): 1e-4,
+    ("bfloat16", "channels_last"): 5e-2,
+}
+
+
+class Step:
+    """A network and its optimiser in one of `WAYS`, and what a step of it does on a fixed batch."""
+
+    def __init__(self, net: DerivedNet, batch: tuple[Tensor, Tensor], dtype: str, layout: str) -> None:
+        memory_format = getattr(torch, layout if layout == "channels_last" else "contiguous_format")
+        self.net: nn.Module = copy.deepcopy(net).to(memory_format=memory_format)  # type: ignore[call-overload]
+        self.noisy, self.clean = (image.contiguous(memory_format=memory_format) for image in batch)
+        self.dtype = dtype
+        self.adam = torch.optim.Adam(self.net.parameters(), lr=1e-4, fused=True)
+
+    def gradients(self) -> list[Tensor]:
+        self.adam.zero_grad(set_to_none=True)
+        device = self.noisy.device.type
+        with torch.autocast(device, torch.bfloat16) if self.dtype == "bfloat16" else nullcontext():
+            restored = self.net(self.noisy)
+        nn.functional.mse_loss(restored.to(self.clean.dtype), self.clean).backward()
+        return [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
+
+    def __call__(self) -> None:
+        self.gradients()
+        self.adam.step()
+
+
+def build(device: str, batch: int, patch: int) -> tuple[DerivedNet, tuple[Tensor, Tensor]]:
+    """A network drawn from seed 0, and (noisy, clean) patches."""
+    torch.manual_seed(0)
+    net = DerivedNet(Genotype.load("modnas-b")).to(device).train()
+    clean = torch.rand(batch, 1, patch, patch, device=device)
+    return net, (clean + 25 / 255 * torch.randn_like(clean), clean)
+
+
+def error(step: Step, exact: list[Tensor]) -> float:
+    """max ‖g − exact‖ over parameters, over the largest ‖exact‖."""
+    largest = max(float(x.norm()) for x in exact)
+    return max(float((g.double() - x).norm()) for g, x in zip(step.gradients(), exact, strict=True)) / largest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=int, default=16, help="patches a step")
+    parser.add_argument("--patch", type=int, default=64, help="side of a patch")
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each")
+    arguments = parser.parse_args()
+    net, batch = build(arguments.device, arguments.batch, arguments.patch)
+    small = batch[0][:2], batch[1][:2]
+    exact = Step(net.double(), (small[0].double(), small[1].double()), "float64", "contiguous").gradients()
+    net.float()
+    rows = []
+    steps: dict[str, Callable[[], object]] = {}
+    for (dtype, layout), limit in WAYS.items():
+        departure = error(Step(net, small, dtype, layout), exact)
+        if not departure < limit:
+            sys.exit(f"{dtype}, {layout}: gradients depart by {departure:.1e}, more than {limit:.0e}; nothing is timed")
+        steps[f"{dtype} {layout}"] = Step(net, batch, dtype, layout)
+        rows.append({"op": "training step", "backend": layout, "mode": "T=1", "dtype": dtype, "error": departure})
+    wait = torch.cuda.synchronize if arguments.device == "cuda" else lambda: None
+    timings = interleave(steps, arguments.repeats, 2, wait)
+    device = torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu"
+    for row, (name, timing) in zip(rows, timings.items(), strict=True):
+        row |= {"shape": [*batch[0].shape], "device": device, **timing.as_row()}
+        print(f"{name:24} {1e3 * timing.median:8.1f} ms  {arguments.batch / timing.median:7.1f} patches/s")
+    print(append_rows(rows))
+
+
+if __name__ == "__main__":
+    main()

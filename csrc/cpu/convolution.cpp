@@ -1,0 +1,393 @@
+// Dense convolutions of training and their gradients in the weights, by Winograd's minimal filtering: F(4×4, 3×3) on
+// 6×6 tiles, F(4×4, 5×5) on 8×8 ones.
+//
+// A run of tiles goes through steps whose operands stay in the L2 cache. At the images' borders a tile's patch is
+// copied with zeros around it; everywhere else it is read in place.
+#include "cpu/multiply.h"
+#include "cpu/parts.h"
+#include "cpu/training.h"
+#include "cpu/variant.h"
+#include "cpu/winograd_transforms.h"
+
+namespace modnas_fast {
+namespace MODNAS_FAST_ISA {
+namespace {
+
+constexpr int64_t kLine = 16;  // floats in a cache line
+constexpr int64_t kRun = 8;    // neighbouring tiles whose column transforms are shared: few enough for the L1 cache
+
+// Transformed tiles, a plane for each pair of points.
+struct Stack {
+  float* data;           // [points², kTrainingTiles, channels in whole cache lines]
+  int64_t tile_stride;   // floats
+  int64_t plane_stride;  // one line more than a multiple of tiles, so that planes do not meet in one cache set
+};
+
+Stack lay_out(float* memory, int64_t channels) {
+  const int64_t tile_stride = (channels + kLine - 1) / kLine * kLine;
+  return {memory, tile_stride, kTrainingTiles * tile_stride + kLine};
+}
+
+// Where a tile is: its image, and its place in the image's grid of tiles.
+struct Grid {
+  explicit Grid(const Images& size)
+      : rows(size.rows),
+        columns(size.columns),
+        down((size.rows + kOutputs - 1) / kOutputs),
+        across((size.columns + kOutputs - 1) / kOutputs) {}
+  int64_t rows, columns, down, across;
+
+  // Calls function(image, row, column, count, first) for runs of neighbouring tiles of [begin, end).
+  template <typename Function>
+  void for_runs(int64_t begin, int64_t end, const Function& function) const {
+    for (int64_t tile = begin; tile < end;) {
+      const int64_t x = tile % across;
+      int64_t count = end - tile < kRun ? end - tile : kRun;
+      if (count > across - x) count = across - x;
+      function(tile / across / down, tile / across % down, x, count, tile - begin);
+      tile += count;
+    }
+  }
+};
+
+// Pixels [top, top + height) × [left, left + width) of an image, as they lie there or, where some are outside it, from
+// a copy with zeros.
+struct Patch {
+  const float* data;
+  int64_t row_stride;
+};
+
+Patch patch_of(const float* image, const Images& size, int64_t channels, int64_t top, int64_t left, int64_t height,
+               int64_t width, float* copy) {
+  if (top >= 0 && left >= 0 && top + height <= size.rows && left + width <= size.columns) {
+    return {image + (top * size.columns + left) * channels, size.columns * channels};
+  }
+  for (int64_t y = 0; y < height; ++y) {
+    for (int64_t x = 0; x < width; ++x) {
+      float* to = copy + (y * width + x) * channels;
+      const bool inside = top + y >= 0 && top + y < size.rows && left + x >= 0 && left + x < size.columns;
+      if (inside) {
+        std::memcpy(to, image + ((top + y) * size.columns + left + x) * channels, channels * sizeof(float));
+      } else {
+        std::memset(to, 0, channels * sizeof(float));
+      }
+    }
+  }
+  return {copy, width * channels};
+}
+
+// Bᵀ d B of `count` neighbouring tiles, one vector of channels.
+template <int kTaps>
+MODNAS_FAST_INLINE void transform_tiles(const float* from, int64_t row_stride, int64_t pixel_stride, Part part,
+                                        int64_t count, float* to, const Stack& stack) {
+  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  Vector columns[kOutputs * kRun + kPoints - kOutputs][kPoints];
+  const int64_t width = kOutputs * count + kPoints - kOutputs;
+  for (int64_t x = 0; x < width; ++x, from += pixel_stride) {
+    Vector d[kPoints];
+#pragma GCC unroll 8
+    for (int i = 0; i < kPoints; ++i) d[i] = load(from + i * row_stride, part);
+    Winograd<kTaps>::input(d, columns[x]);
+  }
+  for (int64_t tile = 0; tile < count; ++tile, to += stack.tile_stride) {
+    float* plane = to;
+#pragma GCC unroll 8
+    for (int i = 0; i < kPoints; ++i) {
+      Vector d[kPoints], t[kPoints];
+#pragma GCC unroll 8
+      for (int j = 0; j < kPoints; ++j) d[j] = columns[kOutputs * tile + j][i];
+      Winograd<kTaps>::input(d, t);
+#pragma GCC unroll 8
+      for (int j = 0; j < kPoints; ++j, plane += stack.plane_stride) store(plane, t[j]);
+    }
+  }
+}
+
+// A y Aᵀ of one tile, one vector of channels.
+template <int kTaps>
+MODNAS_FAST_INLINE void transform_gradient(const float* from, int64_t row_stride, int64_t pixel_stride, Part part,
+                                           float* to, const Stack& stack) {
+  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  Vector rows[kOutputs][kPoints];
+#pragma GCC unroll 4
+  for (int i = 0; i < kOutputs; ++i) {
+    Vector y[kOutputs];
+#pragma GCC unroll 4
+    for (int j = 0; j < kOutputs; ++j) y[j] = load(from + i * row_stride + j * pixel_stride, part);
+    Winograd<kTaps>::output_gradient(y, rows[i]);
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < kPoints; ++j) {
+    Vector y[kOutputs], m[kPoints];
+#pragma GCC unroll 4
+    for (int i = 0; i < kOutputs; ++i) y[i] = rows[i][j];
+    Winograd<kTaps>::output_gradient(y, m);
+#pragma GCC unroll 8
+    for (int i = 0; i < kPoints; ++i) store(to + (i * kPoints + j) * stack.plane_stride, m[i]);
+  }
+}
+
+// Aᵀ m A of one tile, one vector of channels, to the pixels that lie in the image.
+template <int kTaps>
+MODNAS_FAST_INLINE void transform_product(const float* from, const Stack& stack, Vector bias, float* to,
+                                          int64_t row_stride, int64_t pixel_stride, Part part, int64_t height,
+                                          int64_t width) {
+  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  Vector rows[kOutputs][kPoints];
+#pragma GCC unroll 8
+  for (int j = 0; j < kPoints; ++j) {
+    Vector m[kPoints], r[kOutputs];
+#pragma GCC unroll 8
+    for (int i = 0; i < kPoints; ++i) m[i] = load(from + (i * kPoints + j) * stack.plane_stride);
+    Winograd<kTaps>::output(m, r);
+#pragma GCC unroll 4
+    for (int i = 0; i < kOutputs; ++i) rows[i][j] = r[i];
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kOutputs; ++i) {
+    if (i >= height) break;
+    Vector values[kOutputs];
+    Winograd<kTaps>::output(rows[i], values);
+#pragma GCC unroll 4
+    for (int j = 0; j < kOutputs; ++j) {
+      if (j < width) store(to + i * row_stride + j * pixel_stride, values[j] + bias, part);
+    }
+  }
+}
+
+// Calls function(vectors, first vector) for groups of 1, 2 or 3 vectors, the number a compile-time constant.
+template <typename Function>
+MODNAS_FAST_INLINE void for_groups(int64_t channels, const Function& function) {
+  const int64_t vectors = vectors_of(channels), groups = (vectors + 2) / 3;
+  int64_t first = 0;
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t size = vectors / groups + (group < vectors % groups ? 1 : 0);
+    if (size == 3) function(Shape<3, false>(), first);
+    if (size == 2) function(Shape<2, false>(), first);
+    if (size == 1) function(Shape<1, false>(), first);
+    first += size;
+  }
+}
+
+// x's tiles to `transformed`.
+template <int kTaps>
+void transform_x(const ConvolutionArguments& arguments, const Grid& grid, int64_t begin, int64_t end,
+                 const Stack& transformed, float* copy) {
+  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  constexpr int64_t kPadding = kTaps / 2;
+  const Images& size = arguments.size;
+  const int64_t channels = arguments.channels_in;
+  grid.for_runs(begin, end, [&](int64_t image, int64_t y, int64_t x, int64_t count, int64_t first) {
+    const Patch patch = patch_of(arguments.x + image * size.rows * size.columns * channels, size, channels,
+                                 y * kOutputs - kPadding, x * kOutputs - kPadding, kPoints,
+                                 kOutputs * count + kPoints - kOutputs, copy);
+    for (int64_t channel = 0; channel < channels; channel += kLanes) {
+      transform_tiles<kTaps>(patch.data + channel, patch.row_stride, channels, Part(channels - channel), count,
+                                transformed.data + first * transformed.tile_stride + channel, transformed);
+    }
+  });
+}
+
+template <int kTaps>
+void convolve(const ConvolutionArguments& arguments, float* scratch, int64_t begin, int64_t end) {
+  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  const Images& size = arguments.size;
+  const Grid grid(size);
+  const int64_t depth = arguments.channels_in, channels = arguments.channels_out;
+  const Stack transformed = lay_out(scratch, depth);
+  const Stack products = lay_out(scratch + kPoints * kPoints * transformed.plane_stride, channels);
+  float* copy = products.data + kPoints * kPoints * products.plane_stride;
+  transform_x<kTaps>(arguments, grid, begin, end, transformed, copy);
+
+  const int64_t columns = vectors_of(channels) * kLanes;
+  for (int64_t point = 0; point < kPoints * kPoints; ++point) {
+    for_groups(channels, [&](auto shape, int64_t first) {
+      constexpr int vectors = decltype(shape)::vectors, rows = tile_rows(vectors);
+      static_assert(kTrainingTiles % rows == 0, "the last rows may be computed in vain, but lie in the scratch");
+      const float* weights = arguments.weights + point * depth * columns + first * kLanes;
+      for (int64_t tile = 0; tile < end - begin; tile += rows) {
+        const float* a = transformed.data + point * transformed.plane_stride + tile * transformed.tile_stride;
+        Vector sums[rows][vectors] = {};
+        for (int64_t k = 0; k < depth; ++k) {
+          Vector b[vectors];
+#pragma GCC unroll 3
+          for (int v = 0; v < vectors; ++v) b[v] = load(weights + k * columns + v * kLanes);
+#pragma GCC unroll 12
+          for (int row = 0; row < rows; ++row) {
+            const Vector value = broadcast(a[row * transformed.tile_stride + k]);
+#pragma GCC unroll 3
+            for (int v = 0; v < vectors; ++v) sums[row][v] += value * b[v];
+          }
+        }
+        float* to = products.data + point * products.plane_stride + tile * products.tile_stride + first * kLanes;
+#pragma GCC unroll 12
+        for (int row = 0; row < rows; ++row, to += products.tile_stride) {
+#pragma GCC unroll 3
+          for (int v = 0; v < vectors; ++v) store(to + v * kLanes, sums[row][v]);
+        }
+      }
+    });
+  }
+
+  grid.for_runs(begin, end, [&](int64_t image, int64_t y, int64_t x, int64_t count, int64_t first) {
+    for (int64_t tile = 0; tile < count; ++tile) {
+      const int64_t top = y * kOutputs, left = (x + tile) * kOutputs;
+      float* to = arguments.y + ((image * size.rows + top) * size.columns + left) * channels;
+      const float* from = products.data + (first + tile) * products.tile_stride;
+      for (int64_t channel = 0; channel < channels; channel += kLanes) {
+        const Part part(channels - channel);
+        const Vector bias = arguments.bias == nullptr ? Vector{} : load(arguments.bias + channel, part);
+        transform_product<kTaps>(from + channel, products, bias, to + channel, size.columns * channels, channels,
+                                    part, size.rows - top, size.columns - left);
+      }
+    }
+  });
+}
+
+template <int kTaps>
+void accumulate(const ConvolutionArguments& arguments, float* scratch, int64_t begin, int64_t end, float* sums) {
+  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  const Images& size = arguments.size;
+  const Grid grid(size);
+  const int64_t depth = arguments.channels_in, channels = arguments.channels_out;
+  const Stack transformed = lay_out(scratch, depth);
+  const Stack gradients = lay_out(scratch + kPoints * kPoints * transformed.plane_stride, channels);
+  float* copy = gradients.data + kPoints * kPoints * gradients.plane_stride;
+  transform_x<kTaps>(arguments, grid, begin, end, transformed, copy);
+  grid.for_runs(begin, end, [&](int64_t image, int64_t y, int64_t x, int64_t count, int64_t first) {
+    const Patch patch = patch_of(arguments.y_given + image * size.rows * size.columns * channels, size, channels,
+                                 y * kOutputs, x * kOutputs, kOutputs, kOutputs * count, copy);
+    for (int64_t tile = 0; tile < count; ++tile) {
+      for (int64_t channel = 0; channel < channels; channel += kLanes) {
+        transform_gradient<kTaps>(patch.data + tile * kOutputs * channels + channel, patch.row_stride, channels,
+                                     Part(channels - channel),
+                                     gradients.data + (first + tile) * gradients.tile_stride + channel, gradients);
+      }
+    }
+  });
+
+  const int64_t columns = vectors_of(channels) * kLanes;
+  for (int64_t point = 0; point < kPoints * kPoints; ++point) {
+    for_groups(channels, [&](auto shape, int64_t first) {
+      constexpr int vectors = decltype(shape)::vectors, rows = 8;
+      for (int64_t row = 0; row < depth; row += rows) {  // of 8 input channels
+        const float* a = transformed.data + point * transformed.plane_stride + row;
+        const float* b = gradients.data + point * gradients.plane_stride + first * kLanes;
+        float* to = sums + (point * depth + row) * columns + first * kLanes;
+        Vector products[rows][vectors] = {};  // of a run, before they join the long sums: its rounding error is less
+        for (int64_t tile = begin; tile < end; ++tile, a += transformed.tile_stride, b += gradients.tile_stride) {
+          Vector values[vectors];
+#pragma GCC unroll 3
+          for (int v = 0; v < vectors; ++v) values[v] = load(b + v * kLanes);
+#pragma GCC unroll 8
+          for (int r = 0; r < rows; ++r) {
+            const Vector value = broadcast(a[r]);
+#pragma GCC unroll 3
+            for (int v = 0; v < vectors; ++v) products[r][v] += value * values[v];
+          }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 3
+          for (int v = 0; v < vectors; ++v) {
+            float* sum = to + r * columns + v * kLanes;
+            store(sum, load(sum) + products[r][v]);
+          }
+        }
+      }
+    });
+  }
+}
+
+// One vector of output channels of one input channel: G g Gᵀ.
+template <int kTaps>
+MODNAS_FAST_INLINE void transform_kernel(const float* from, int64_t tap_stride, Part part, float* to,
+                                         int64_t point_stride) {
+  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  Vector rows[kTaps][kPoints];
+#pragma GCC unroll 5
+  for (int i = 0; i < kTaps; ++i) {
+    Vector g[kTaps];
+#pragma GCC unroll 5
+    for (int j = 0; j < kTaps; ++j) g[j] = load(from + (i * kTaps + j) * tap_stride, part);
+    Winograd<kTaps>::kernel(g, rows[i]);
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < kPoints; ++j) {
+    Vector g[kTaps], u[kPoints];
+#pragma GCC unroll 5
+    for (int i = 0; i < kTaps; ++i) g[i] = rows[i][j];
+    Winograd<kTaps>::kernel(g, u);
+#pragma GCC unroll 8
+    for (int i = 0; i < kPoints; ++i) store(to + (i * kPoints + j) * point_stride, u[i]);
+  }
+}
+
+// The adjoint: Gᵀ u G.
+template <int kTaps>
+MODNAS_FAST_INLINE void transform_kernel_gradient(const float* from, int64_t point_stride, float* to,
+                                                  int64_t tap_stride, Part part) {
+  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  Vector rows[kPoints][kTaps];
+#pragma GCC unroll 8
+  for (int i = 0; i < kPoints; ++i) {
+    Vector u[kPoints];
+#pragma GCC unroll 8
+    for (int j = 0; j < kPoints; ++j) u[j] = load(from + (i * kPoints + j) * point_stride);
+    Winograd<kTaps>::kernel_gradient(u, rows[i]);
+  }
+#pragma GCC unroll 5
+  for (int j = 0; j < kTaps; ++j) {
+    Vector u[kPoints], g[kTaps];
+#pragma GCC unroll 8
+    for (int i = 0; i < kPoints; ++i) u[i] = rows[i][j];
+    Winograd<kTaps>::kernel_gradient(u, g);
+#pragma GCC unroll 5
+    for (int i = 0; i < kTaps; ++i) store(to + (i * kTaps + j) * tap_stride, g[i], part);
+  }
+}
+
+// Calls function(pointer offset among weights, among transformed ones, channels left) for every vector.
+template <typename Function>
+void for_kernels(const ConvolutionArguments& arguments, const Function& function) {
+  const int64_t channels = arguments.channels_out, columns = vectors_of(channels) * kLanes;
+  for (int64_t row = 0; row < arguments.channels_in; ++row) {
+    for (int64_t channel = 0; channel < channels; channel += kLanes) {
+      function(row * channels + channel, row * columns + channel, Part(channels - channel));
+    }
+  }
+}
+
+}  // namespace
+
+void transform_weights(const ConvolutionArguments& arguments, const float* weights, float* transformed) {
+  const int64_t taps = arguments.channels_in * arguments.channels_out;
+  const int64_t points = arguments.channels_in * vectors_of(arguments.channels_out) * kLanes;
+  for_kernels(arguments, [&](int64_t from, int64_t to, Part part) {
+    if (arguments.kernel == 3) transform_kernel<3>(weights + from, taps, part, transformed + to, points);
+    if (arguments.kernel == 5) transform_kernel<5>(weights + from, taps, part, transformed + to, points);
+  });
+}
+
+void transform_weights_gradient(const ConvolutionArguments& arguments, const float* transformed, float* weights) {
+  const int64_t taps = arguments.channels_in * arguments.channels_out;
+  const int64_t points = arguments.channels_in * vectors_of(arguments.channels_out) * kLanes;
+  for_kernels(arguments, [&](int64_t to, int64_t from, Part part) {
+    if (arguments.kernel == 3) transform_kernel_gradient<3>(transformed + from, points, weights + to, taps, part);
+    if (arguments.kernel == 5) transform_kernel_gradient<5>(transformed + from, points, weights + to, taps, part);
+  });
+}
+
+void convolution(const ConvolutionArguments& arguments, float* scratch, int64_t tile_begin, int64_t tile_end) {
+  if (arguments.kernel == 3) convolve<3>(arguments, scratch, tile_begin, tile_end);
+  if (arguments.kernel == 5) convolve<5>(arguments, scratch, tile_begin, tile_end);
+}
+
+void convolution_dweight(const ConvolutionArguments& arguments, float* scratch, int64_t tile_begin, int64_t tile_end,
+                         float* transformed) {
+  if (arguments.kernel == 3) accumulate<3>(arguments, scratch, tile_begin, tile_end, transformed);
+  if (arguments.kernel == 5) accumulate<5>(arguments, scratch, tile_begin, tile_end, transformed);
+}
+
+}  // namespace MODNAS_FAST_ISA
+}  // namespace modnas_fast

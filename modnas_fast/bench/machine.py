@@ -1,0 +1,36 @@
+"""What a machine can do, for the roofline: float32 arithmetic and memory, as PyTorch reaches them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from modnas_fast.bench.rows import Row
+
+
+def measure_machine(device: torch.device) -> Row:
+    """GFLOP/s of a float32 matrix product (TF32 off) and GB/s of a copy past the caches; medians of 7."""
+    side, length = (8192, 2**28) if device.type == "cuda" else (2048, 2**26)
+    a, b = (torch.rand(side, side, device=device) for _ in range(2))
+    source = torch.rand(length, device=device)
+    target = torch.empty_like(source)
+    tf32, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
+    try:
+        product = _median(lambda: torch.mm(a, b), device)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+    copy = _median(lambda: target.copy_(source), device)
+    return {"gflops": 2 * side**3 / product / 1e9, "gbytes_s": 2 * 4 * length / copy / 1e9}
+
+
+def _median(run: Callable[[], object], device: torch.device) -> float:
+    seconds = []
+    for _ in range(8):
+        started = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return sorted(seconds[1:])[3]

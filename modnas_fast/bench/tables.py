@@ -1,0 +1,227 @@
+"""Results as tables: what the report and the README show, each with the command that measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from modnas_fast.bench.contenders import LABELS, NETWORKS, PAPER, STAND_INS, label
+from modnas_fast.bench.paper import COUNTS, TIME
+from modnas_fast.bench.rows import Row
+from modnas_fast.bench.verdicts import Line, milliseconds_per_megapixel, projected_seconds, time_ratio, verdict_lines
+
+
+@dataclass(frozen=True)
+class Table:
+    """A head, rows of cells as long, and what to know; `name` is what README's markers call it."""
+
+    name: str
+    title: str
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    command: str
+    note: str = ""
+
+    def markdown(self) -> str:
+        lines = [self.head, ("---",) * len(self.head), *self.rows]
+        return "\n".join("|" + "|".join(f" {cell} ".replace("  ", " ") for cell in line) + "|" for line in lines)
+
+    def html(self) -> str:
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in self.head)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in self.rows)
+        caption = "".join(f"<p>{escape(note)}</p>" for note in (self.note,) if note)
+        return (
+            f"<h2>{escape(self.title)}</h2>\n{caption}<p><code>{escape(self.command)}</code></p>\n"
+            f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}</table></div>'
+        )
+
+
+def own_tables(rows: Sequence[Row]) -> list[Table]:
+    """Of our own benchmarks' rows, the last of each kind."""
+    latest = latest_rows(rows)
+    sizes = [row for row in latest if row["op"] == "denoise" and "mode" not in row]
+    steps = [row for row in latest if row["op"] == "supernet W-step"]
+    tables = [_denoise(sizes), _supernet(steps)]
+    others = [row for row in latest if row not in sizes and row not in steps]
+    tables += [_any(op, [row for row in others if row["op"] == op]) for op in dict.fromkeys(x["op"] for x in others)]
+    return [table for table in tables if table.rows]
+
+
+def paper_tables(rows: Sequence[Row]) -> list[Table]:
+    """Of the rows of one `measure_paper`."""
+    lines = verdict_lines(rows)
+    tables = [_claims(lines), _times(rows, lines), _counts(rows, lines), _scores(lines), _left(lines)]
+    return [table for table in tables if table.rows]
+
+
+def latest_rows(rows: Sequence[Row]) -> list[Row]:
+    """The last of the rows that measure the same on the same machine, times only."""
+    found: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        if "median_ms" in row:
+            key = tuple(
+                str(row.get(field)) for field in ("op", "backend", "mode", "dtype", "shape", "machine", "threads")
+            )
+            found.pop(key, None)
+            found[key] = row
+    return list(found.values())
+
+
+def _denoise(rows: Sequence[Row]) -> Table:
+    cells = [
+        (
+            f"{row['shape'][-1]}×{row['shape'][-2]}{', tiled' if row['shape'][-1] > 1024 else ''}",
+            duration(row["median_ms"]),
+            f"{row['peak_mib']:.0f} MiB",
+        )
+        for row in rows
+    ]
+    head = ("gray image", "time", "peak memory of the process")
+    return Table("denoise", "Denoising by image size", head, cells, "python -m benchmarks.bench_denoise")
+
+
+def _supernet(rows: Sequence[Row]) -> Table:
+    by_way = {(row["backend"], row["dtype"]): row for row in rows}
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    cells = []
+    for backend in dict.fromkeys(row["backend"] for row in rows):
+        line = [backend]
+        for dtype in dtypes:
+            row, base = by_way.get((backend, dtype)), by_way.get(("reference", dtype))
+            if row is None:
+                line += ["", ""]
+                continue
+            faster = f" ({base['median_ms'] / row['median_ms']:.2f}×)" if base and row is not base else ""
+            line += [duration(row["median_ms"]) + faster, f"{row['peak_mib']:.0f} MiB" if row["peak_mib"] else ""]
+        cells.append(tuple(line))
+    head = ("backend", *(cell for dtype in dtypes for cell in (dtype, "peak memory")))
+    return Table("supernet", "One W-step of the supernet", head, cells, "modnas-fast bench supernet")
+
+
+def _any(op: str, rows: Sequence[Row]) -> Table:
+    cells = [
+        (
+            str(row.get("backend", "")),
+            str(row.get("mode", "")),
+            str(row.get("dtype", "")),
+            "×".join(map(str, row.get("shape", ()))),
+            duration(row["median_ms"]),
+            f"{duration(row['p20_ms'])}–{duration(row['p80_ms'])}" if "p20_ms" in row else "",
+            f"{row['peak_mib']:.0f} MiB" if row.get("peak_mib") else "",
+            f"{row['device'] if row.get('device', 'cpu') != 'cpu' else row['machine']}, {row['commit']}",
+        )
+        for row in rows
+    ]
+    head = ("backend", "what", "dtype", "shape", "median", "20–80 %", "peak memory", "where, commit")
+    return Table(op, op[:1].upper() + op[1:], head, cells, "python -m benchmarks.bench_…")
+
+
+def _claims(lines: Sequence[Line]) -> Table:
+    cells = [
+        (line.network, line.quantity, f"{line.paper:.1%}", _share(line.measured), line.verdict, line.note)
+        for line in lines
+        if line.table == "Claims"
+    ]
+    head = ("network", "claim", "paper", "here", "verdict", "note")
+    return Table("claims", "The paper’s claims of speed and size", head, cells, "modnas-fast bench paper")
+
+
+def _times(rows: Sequence[Row], lines: Sequence[Line]) -> Table:
+    verdicts = {line.network: line for line in lines if line.quantity.startswith("time, ×")}
+    counts = {row["network"]: row for row in rows if row["op"] == COUNTS}
+    speeds = milliseconds_per_megapixel(rows)
+    times = {(row["network"], row["backend"]): row for row in rows if row["op"] == TIME}
+    seconds = {row["name"]: row["seconds"] for row in PAPER["table2_and_6"]}
+    cells = []
+    for name in NETWORKS:
+        for backend in ("torch", "engine"):
+            row = times.get((name, backend))
+            if row is None:
+                continue
+            line = verdicts.get(label(name)) if backend == "torch" else None
+            ratio = time_ratio(rows, name, "mod-nas-t1", backend)
+            speed = speeds.get((name, backend))
+            cells.append(
+                (
+                    label(name) + ("*" if name in STAND_INS else "") + (", engine" if backend == "engine" else ""),
+                    row.get("failed") or (f"{speed / 1e3:.2f}" if speed else ""),
+                    f"{len(row['samples_ms'])}",
+                    f"{ratio[0]:.2f}" if ratio else "",
+                    f"{line.paper:.2f}" if line else "",
+                    line.verdict if line else "",
+                    f"{seconds[name]:.2f} s" if seconds.get(name) else "",
+                    f"{projected_seconds(counts[name]):.2f} s"
+                    if backend == "torch" and name in counts and name != "tnrd"
+                    else "",
+                )
+            )
+    head = (
+        "network",
+        "s a megapixel",
+        "images",
+        "× T=1 here",
+        "paper",
+        "verdict",
+        "2080 Ti, all of Urban100: paper",
+        "projection: arithmetic alone at its peak",
+    )
+    note = "; ".join(f"* {text}" for text in STAND_INS.values())
+    return Table("times", "Time on Urban100, σ = 25", head, cells, "modnas-fast bench paper", note)
+
+
+def _counts(rows: Sequence[Row], lines: Sequence[Line]) -> Table:
+    cells = [
+        (line.table, line.network, line.quantity, f"{line.paper:g}", f"{line.measured:.6g}", line.verdict, line.note)
+        for line in lines
+        if line.measured is not None and line.quantity.startswith(("parameters, k", "MACs at"))
+    ]
+    head = ("table", "network", "what", "paper", "here", "verdict", "note")
+    return Table("counts", "Parameters and MACs", head, cells, "modnas-fast bench paper")
+
+
+def _scores(lines: Sequence[Line]) -> Table:
+    cells = [
+        (line.table, line.network, line.quantity, f"{line.paper:g}", f"{line.measured:.4f}", line.verdict, line.note)
+        for line in lines
+        if line.measured is not None and line.quantity.startswith(("PSNR", "SSIM"))
+    ]
+    head = ("table", "network", "what", "paper", "here", "verdict", "note")
+    return Table("scores", "PSNR and SSIM", head, cells, "modnas-fast bench paper --data Set12 BSD68 Urban100")
+
+
+def _left(lines: Sequence[Line]) -> Table:
+    left: dict[tuple[str, str], list[str]] = {}
+    for line in lines:
+        if line.measured is None:
+            reason = line.note or "not asked for"
+            left.setdefault((line.table, reason), []).append(line.network)
+    cells = [
+        (table, reason, str(len(names)), ", ".join(dict.fromkeys(names))) for (table, reason), names in left.items()
+    ]
+    return Table("left", "Not measured", ("table", "why", "figures", "of"), cells, "modnas-fast bench paper")
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def duration(ms: float) -> str:
+    """To three digits, in the unit that reads best."""
+    if ms < 1:
+        return f"{1e3 * ms:.3g} µs"
+    return f"{ms:.3g} ms" if ms < 1000 else f"{ms / 1e3:.3g} s"
+
+
+def published_psnr() -> Iterator[tuple[str, float]]:
+    """(network, dB) on Urban100 at σ = 25, as published: by the paper, and of today's by others."""
+    from modnas_fast.networks.baselines import BASELINES
+
+    for row in PAPER["table2_and_6"]:
+        if row["psnr"]["Urban100"][1] is not None:
+            yield row["name"], row["psnr"]["Urban100"][1]
+    for name in NETWORKS:
+        if name not in LABELS and BASELINES[name].psnr:
+            value = BASELINES[name].psnr["Urban100"][1]
+            if value is not None:
+                yield name, value

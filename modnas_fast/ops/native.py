@@ -1,0 +1,97 @@
+"""The compiled engine's convolutions for training, as PyTorch operators.
+
+Tensors are [N, C, H, W] in channels_last, float32, on the CPU, with C a multiple of 8; kernels are 3×3 or 5×5. They
+run on PyTorch's own threads. `convolution` and `depthwise` choose between these and PyTorch's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+try:
+    from modnas_fast import _engine
+except ImportError:  # built without a compiler: PyTorch's convolutions do
+    BUILT = False
+else:
+    BUILT = True
+
+_KERNELS = (3, 5)
+_DILATIONS = (1, 2)
+
+
+def runs(x: Tensor, kernel: int, *channels: int, dilation: int = 1) -> bool:
+    """Whether a tensor is of a kind, and a same-size kernel of a size, that the operators here compute."""
+    return (
+        BUILT
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and kernel in _KERNELS
+        and dilation in _DILATIONS
+        and all(count % 8 == 0 for count in channels)
+    )
+
+
+@torch.library.custom_op("modnas_fast::convolution", mutates_args=(), device_types="cpu")
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolution of stride 1 to the same size: weight [k, k, C_in, C_out], bias [C_out]; to [N, C_out, H, W]."""
+    y = _like(x, weight.shape[3])
+    bias_array = None if bias is None else bias.detach().contiguous().numpy()
+    _engine.convolution(_array(x), weight.contiguous().numpy(), bias_array, _array(y), torch.get_num_threads())
+    return y
+
+
+@convolution.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _like(x, weight.shape[3])
+
+
+@torch.library.custom_op("modnas_fast::convolution_dweight", mutates_args=(), device_types="cpu")
+def convolution_dweight(x: Tensor, dy: Tensor, kernel: int) -> Tensor:
+    """Gradient of `convolution` in its weight, [k, k, C_in, C_out], from that in its output."""
+    dweight = x.new_empty(kernel, kernel, x.shape[1], dy.shape[1])
+    _engine.convolution_dweight(_array(x), _array(dy), dweight.numpy(), torch.get_num_threads())
+    return dweight
+
+
+@convolution_dweight.register_fake
+def _(x: Tensor, dy: Tensor, kernel: int) -> Tensor:
+    return x.new_empty(kernel, kernel, x.shape[1], dy.shape[1])
+
+
+@torch.library.custom_op("modnas_fast::depthwise", mutates_args=(), device_types="cpu")
+def depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """Depthwise convolution to the same size: weight [k, k, C]."""
+    y = _like(x, x.shape[1])
+    _engine.depthwise(_array(x), weight.contiguous().numpy(), dilation, _array(y), torch.get_num_threads())
+    return y
+
+
+@depthwise.register_fake
+def _(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    return _like(x, x.shape[1])
+
+
+@torch.library.custom_op("modnas_fast::depthwise_dweight", mutates_args=(), device_types="cpu")
+def depthwise_dweight(x: Tensor, dy: Tensor, kernel: int, dilation: int) -> Tensor:
+    """Gradient of `depthwise` in its weight, [k, k, C], from that in its output."""
+    dweight = x.new_empty(kernel, kernel, x.shape[1])
+    _engine.depthwise_dweight(_array(x), _array(dy), dilation, dweight.numpy(), torch.get_num_threads())
+    return dweight
+
+
+@depthwise_dweight.register_fake
+def _(x: Tensor, dy: Tensor, kernel: int, dilation: int) -> Tensor:
+    return x.new_empty(kernel, kernel, x.shape[1])
+
+
+def _like(x: Tensor, channels: int) -> Tensor:
+    N, _, H, W = x.shape
+    return torch.empty((N, channels, H, W), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _array(x: Tensor) -> NDArray[np.float32]:
+    """[N, H, W, C] without gaps: x itself where it lies so."""
+    return x.detach().permute(0, 2, 3, 1).contiguous().numpy()

@@ -1,0 +1,112 @@
+"""`modnas-fast bench report`: the page in a browser, Markdown, and the README's tables."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks.harness import RESULTS
+from modnas_fast.bench.report import load_results, readme_tables, render_html, render_markdown, renewed
+from modnas_fast.bench.rows import Row
+from modnas_fast.cli import main
+from modnas_fast.errors import ModnasError
+
+CHECKOUT = Path(__file__).parents[1]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# What a browser says of every drawing: its title, how large it is, how many lines and words are drawn in it.
+LOOK = """<script>
+document.title = JSON.stringify([...document.querySelectorAll("svg")].map(svg => {
+  const box = svg.getBoundingClientRect();
+  const drawn = [...svg.querySelectorAll("path")].filter(path => path.getTotalLength() > 0).length;
+  const inside = [...svg.querySelectorAll("text")].filter(text => {
+    const at = text.getBoundingClientRect();
+    return at.left >= box.left - 2 && at.right <= box.right + 2 && at.top >= box.top - 2 && at.bottom <= box.bottom + 2;
+  }).length;
+  return [svg.getAttribute("aria-label"), box.width, box.height, drawn, svg.querySelectorAll("text").length, inside];
+}));
+</script>"""
+
+
+def committed() -> dict[str, list[Row]]:
+    return load_results([RESULTS])
+
+
+def test_the_readme_shows_the_results() -> None:
+    """After `modnas-fast bench report --readme README.md` it does."""
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"<!-- bench: ([\w-]+) -->", text), "README has no table of results"
+    assert renewed(text, readme_tables(committed())) == text
+
+
+def test_a_readme_s_tables_are_replaced_and_nothing_else() -> None:
+    text = "before\n<!-- bench: denoise -->\n| old |\n<!-- end of bench -->\nafter\n"
+    assert renewed(text, {"denoise": "| new |\n"}) == text.replace("old", "new")
+    with pytest.raises(ModnasError, match="no results for the table 'denoise'; there are supernet"):
+        renewed(text, {"supernet": ""})
+
+
+def test_markdown_has_every_row_that_is_latest() -> None:
+    rows = [
+        {"op": "step", "backend": b, "median_ms": ms, "versions": {}, "machine": "m", "threads": 2, "commit": "c"}
+        for b, ms in (("ours", 900.0), ("ours", 1234.0), ("theirs", 0.5))
+    ]
+    text = render_markdown({"m": rows})
+    assert "| ours |" in text
+    assert "1.23 s" in text
+    assert "500 µs" in text
+    assert "900" not in text
+    assert readme_tables({"m": rows}).keys() == {"step"}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_a_browser_draws_every_plot(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    html = render_html(committed())
+    assert "<script" not in html
+    assert not re.findall(r'(?:src|href)="(?!#)', html)
+    page.write_text(html.replace("</body>", LOOK + "</body>"), encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={tmp_path}/c"]
+    command = [str(CHROMIUM), *flags, "--window-size=1280,2000", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr
+    found = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
+    assert found is not None, done.stderr
+    drawings = json.loads(found[1].replace("&amp;", "&"))
+    titles = [title for title, *_ in drawings]
+    assert "Speed against peers" in titles
+    assert {"PSNR against time, parameters and MACs", "Roofline"} <= {*titles}
+    for title, width, height, lines, texts, inside in drawings:
+        assert width > 600, title
+        assert height > 60, title
+        assert lines > 10, title
+        assert texts > 5, title
+        assert inside == texts, f"{title}: {texts - inside} words leave the drawing"
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("page.html", "page.md"):
+        assert main(["bench", "report", "-o", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).stat().st_size > 1000
+    (tmp_path / "mine.html").write_text("my own")
+    for target, message in (("mine.html", "no report of ours"), ("page.pdf", "a report ends in .html or .md")):
+        assert main(["bench", "report", "-o", str(tmp_path / target)]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["bench", "report", str(tmp_path / "nothing"), "-o", str(tmp_path / "page.md")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_verbs_of_a_checkout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "train", "--help"]) == 0
+    assert "One training step of MoD-NAS-B" in capfd.readouterr().out
+    monkeypatch.setattr("modnas_fast.cli.bench._CHECKOUT", tmp_path)
+    assert main(["bench", "train"]) == 2
+    assert "benchmarks/bench_train.py, which only a checkout" in capfd.readouterr().err
+    assert main(["bench", "report"]) == 2
+    assert "no results of its own" in capfd.readouterr().err

@@ -1,0 +1,161 @@
+"""Convolutions and their gradients, the engine's and PyTorch's, against autograd in float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modnas_fast.ops import convolution, native
+from modnas_fast.ops.convolution import convolution_fwd
+from modnas_fast.ops.folded_up import folded_up
+from modnas_fast.reference.fold import FoldedUp
+from modnas_fast.reference.folded_resample import folded_up_ref
+from tests.parity import assert_parity
+
+needs_engine = pytest.mark.skipif(not native.BUILT, reason="the engine is not built")
+LAYOUTS = [torch.channels_last, torch.contiguous_format]
+# [N, C_in, H, W], C_out: one pixel; one tile; odd; runs of tiles that end within a row; several vectors; PyTorch's
+CASES = [
+    ((1, 16, 1, 1), 16),
+    ((1, 16, 4, 4), 16),
+    ((2, 24, 5, 7), 40),
+    ((3, 16, 13, 4), 24),
+    ((1, 96, 9, 35), 48),
+    ((2, 16, 33, 12), 72),
+    ((5, 48, 8, 8), 56),
+    ((2, 5, 6, 7), 3),
+]
+
+
+PASSES = 7  # rounded one after another: both operands along two axes, the product, and the result along two axes
+
+
+def operands(shape: tuple[int, ...], channels_out: int, kernel: int, layout, dtype=torch.float32) -> list[Tensor]:
+    torch.manual_seed(0)
+    channels_in = shape[1]
+    x = torch.randn(shape).to(dtype).contiguous(memory_format=layout)
+    weight = torch.randn(channels_out, channels_in, kernel, kernel) / (channels_in * kernel**2) ** 0.5
+    return [x.requires_grad_(), weight.requires_grad_(), torch.randn(channels_out).requires_grad_()]
+
+
+def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize(("shape", "channels_out"), CASES)
+def test_forward_and_every_gradient(shape, channels_out: int, kernel: int, layout) -> None:
+    N, C, H, W = shape
+    reduction = max(kernel**2 * max(C, channels_out), N * H * W)
+    assert_parity(
+        convolution, reference, *operands(shape, channels_out, kernel, layout), reduction=reduction, depth=PASSES
+    )
+
+
+@needs_engine
+@pytest.mark.parametrize("variant", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_variant(variant: str, kernel: int, threads: int) -> None:
+    from modnas_fast import _engine
+
+    if variant not in _engine.variants():
+        pytest.skip(f"this processor has no {variant}")
+    x, weight, bias = (tensor.detach() for tensor in operands((2, 24, 11, 13), 40, kernel, torch.channels_last))
+
+    def candidate(x: Tensor, dy: Tensor, weight: Tensor, bias: Tensor, dilation: int):
+        arrays = [t.permute(0, 2, 3, 1).numpy() for t in (x, dy)]
+        y, dweight = torch.full_like(dy, torch.nan), torch.full((kernel, kernel, 24, 40), torch.nan)
+        kernels = weight.permute(2, 3, 1, 0).contiguous().numpy()
+        _engine.convolution(arrays[0], kernels, bias.numpy(), y.permute(0, 2, 3, 1).numpy(), threads, variant)
+        _engine.convolution_dweight(*arrays, dweight.numpy(), threads, variant)
+        each = torch.full_like(x, torch.nan)
+        channelwise = weight[:24, 0].permute(1, 2, 0).contiguous().numpy()
+        _engine.depthwise(arrays[0], channelwise, dilation, each.permute(0, 2, 3, 1).numpy(), threads, variant)
+        deach = torch.full((kernel, kernel, 24), torch.nan)
+        _engine.depthwise_dweight(arrays[0], arrays[0], dilation, deach.numpy(), threads, variant)
+        return y, dweight.permute(3, 2, 0, 1), each, deach.permute(2, 0, 1)
+
+    def judge(x: Tensor, dy: Tensor, weight: Tensor, bias: Tensor, dilation: int):
+        weight, each = weight.detach().requires_grad_(), weight[:24, :1].detach().requires_grad_()
+        padding = kernel // 2
+        y = F.conv2d(x, weight, bias, padding=padding)
+        z = F.conv2d(x, each, padding=dilation * padding, dilation=dilation, groups=24)
+        gradients = torch.autograd.grad([y, z], [weight, each], [dy, x])
+        return y.detach(), gradients[0], z.detach(), gradients[1][:, 0]
+
+    dy = torch.randn(2, 40, 11, 13).contiguous(memory_format=torch.channels_last)
+    for dilation in (1, 2):
+        assert_parity(
+            candidate, judge, x, dy, weight, bias, dilation, reduction=kernel**2 * 24, depth=PASSES, gradients=False
+        )
+
+
+@needs_engine
+def test_the_engine_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the sizes that it takes, and nothing else."""
+    calls = []
+    for name in ("convolution", "convolution_dweight"):
+        plain = getattr(native, name)
+        monkeypatch.setattr(native, name, lambda *a, plain=plain, name=name: calls.append(name) or plain(*a))
+    for shape, channels_out, kernel in [((1, 16, 4, 4), 24, 3), ((1, 16, 4, 4), 20, 3), ((1, 16, 4, 4), 16, 1)]:
+        x, weight, bias = operands(shape, channels_out, kernel, torch.channels_last)
+        convolution(x, weight, bias).sum().backward()
+    convolution_fwd(x.detach().double(), weight.detach().double())
+    assert calls == ["convolution", "convolution", "convolution_dweight"]
+
+
+@needs_engine
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_registered_operators(kernel: int) -> None:
+    x = torch.randn(2, 16, 6, 5)
+    weight, each = torch.randn(kernel, kernel, 16, 24), torch.randn(kernel, kernel, 16)
+    dy = torch.randn(2, 24, 6, 5).contiguous(memory_format=torch.channels_last)
+    for bias in (torch.randn(24), None):
+        torch.library.opcheck(native.convolution, (x, weight, bias))
+    torch.library.opcheck(native.convolution_dweight, (x, dy, kernel))
+    torch.library.opcheck(native.depthwise, (x, each, 2))
+    torch.library.opcheck(native.depthwise_dweight, (x, x.clone(), kernel, 1))
+
+
+def test_a_wider_weight_is_the_precision() -> None:
+    x, weight, bias = operands((2, 16, 9, 6), 24, 3, torch.channels_last, torch.bfloat16)
+    y = convolution(x, weight, bias)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == torch.bfloat16
+    assert weight.grad.dtype == torch.float32
+    torch.testing.assert_close(y, reference(x.float(), weight, bias).bfloat16(), rtol=0, atol=0.04)
+
+
+@needs_engine
+def test_wrong_arrays_are_refused() -> None:
+    from modnas_fast import _engine
+
+    x, weight = torch.zeros(1, 4, 4, 16).numpy(), torch.zeros(3, 3, 16, 16).numpy()
+    for wrong in itertools.chain(
+        [(x[:, :2], weight, None, x)],
+        [(x, weight[:, :, :8], None, x), (x, weight[:2, :2], None, x), (x, weight, weight[0, 0, 0, :8], x)],
+        [(x[..., :12], weight[:, :, :12], None, x), (x, weight, None, x[:, ::-1]), (x.astype("f8"), weight, None, x)],
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            _engine.convolution(*wrong, 1)
+
+
+def test_folded_up() -> None:
+    """The up-sampling layer that `convolution` is part of, against the reference."""
+    torch.manual_seed(0)
+    shapes = ((64, 16, 3, 3), (16, 16, 1, 1), (16, 16, 1, 1))
+    kernels = [(torch.randn(shape) / (shape[1] * shape[2] ** 2) ** 0.5).requires_grad_() for shape in shapes]
+    bias = torch.randn(64).requires_grad_()
+    x = torch.randn(2, 16, 6, 9).contiguous(memory_format=torch.channels_last).requires_grad_()
+
+    def with_layer(function):
+        return lambda x, *tensors: function(x, FoldedUp(*tensors))
+
+    tensors = (x, *kernels, bias)
+    assert_parity(with_layer(folded_up), with_layer(folded_up_ref), *tensors, reduction=9 * 64, depth=4)
