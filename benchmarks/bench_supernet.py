@@ -14,6 +14,7 @@ measured, since the compiler's own would count. On a GPU "+ graph" is the step a
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Callable
 from unittest import mock
@@ -29,7 +30,8 @@ from modnas_fast.search.steps import GraphedStep, Step, build_adam
 STAGES, CHANNELS, SHAPE, THREADS = 2, 48, (12, 1, 64, 64), 2
 DTYPES = ("float32", "bfloat16")
 COMPILED, GRAPH = "compiled", " + graph"
-_TOLERANCE = 1e-4  # of a gradient's norm: ε·√8192 is 1e-5 in float32, for one layer of some 50
+# Of a gradient's norm: ε·√8192 for most. Where a ReLU's mask flips by rounding, one errs by the root of its share.
+_TYPICAL, _LARGEST = 1e-5, 1e-3
 _STEPS = """from benchmarks.bench_supernet import prepare
 _, step = prepare({variant!r}, {dtype!r})
 for _ in range({steps}):
@@ -62,8 +64,8 @@ def prepare(variant: str, dtype: str, device: str = "cpu") -> tuple[SuperNet, Ca
     return net, compiled_step
 
 
-def gradient_error(names: list[str], device: str) -> float:
-    """The largest relative L2 difference from the reference's gradients, over all parameters, in float32."""
+def gradient_errors(names: list[str], device: str) -> tuple[float, float]:
+    """Median and largest relative L2 difference from the reference's gradients, over all parameters, in float32."""
     y = torch.rand(SHAPE, generator=torch.Generator().manual_seed(1))[:2].to(device)
     gradients = []
     for name in names:
@@ -71,7 +73,8 @@ def gradient_error(names: list[str], device: str) -> float:
         net(y).square().mean().backward()
         gradients.append([torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()])
     pairs = [pair for mine in gradients[1:] for pair in zip(gradients[0], mine, strict=True)]
-    return max(float((mine - theirs).norm() / theirs.norm()) for theirs, mine in pairs)
+    errors = [float((mine - theirs).norm() / theirs.norm()) for theirs, mine in pairs]
+    return statistics.median(errors), max(errors)
 
 
 def memory(variant: str, dtype: str, device: str) -> float | None:
@@ -106,9 +109,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each")
     arguments = parser.parse_args()
     device, names = arguments.device, variants_on(arguments.device)
-    error = gradient_error([name for name in names if name != COMPILED and not name.endswith(GRAPH)], device)
-    print(f"gradients differ by {error:.1e} at most")
-    if not error < _TOLERANCE:
+    typical, error = gradient_errors([name for name in names if name != COMPILED and not name.endswith(GRAPH)], device)
+    print(f"gradients differ by {typical:.1e}, {error:.1e} at most")
+    if not (typical < _TYPICAL and error < _LARGEST):
         sys.exit("the backends disagree: nothing was measured")
     variants = [(name, dtype) for dtype in DTYPES for name in names]
     peaks = {variant: memory(*variant, device) for variant in variants}

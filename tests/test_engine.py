@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,20 +31,26 @@ FLOAT32_VARIANTS = [variant for variant in VARIANTS if variant != "avx512_bf16"]
 SIZES = ((1, 1), (7, 9), (16, 8), (23, 41), (56, 40))
 
 
-def assert_engine_parity(net: DerivedNet, x: Tensor, **settings) -> None:
-    """Within 1e-5, or, where a random network amplifies roundings, thrice what PyTorch loses in float32."""
+PROMISE = 1e-5  # the relative error of a published network, whole
+
+
+def assert_engine_parity(net: DerivedNet, x: Tensor, published: bool = False, **settings) -> None:
+    """Against the network in float64: a published one within the promise, others by the judge's error model.
+
+    Random ones may amplify roundings so that PyTorch's float32 departs by more than the promise.
+    """
     engine = Engine(net.genotype, net.state_dict(), **settings)
     exact = copy.deepcopy(net).double()
-    with torch.inference_mode():
-        tolerance = max(1e-5, 3 * relative_error(net, x, net(x)))
+    weights = [parameter for parameter in net.parameters() if parameter.ndim == 4]
+    bound: dict[str, Any] = {"reduction": 1, "tolerance": PROMISE, "reason": "promised for published networks"}
+    if not published:
+        bound = {"reduction": max(weight[0].numel() for weight in weights), "depth": len(weights)}
     assert_parity(
         lambda y: torch.from_numpy(engine(y.numpy())),
         torch.inference_mode()(exact.forward),
         x,
-        reduction=1,
         gradients=False,
-        tolerance=tolerance,
-        reason="the bound that the engine promises for a whole network",
+        **bound,
     )
 
 
@@ -81,13 +88,13 @@ def test_two_hundred_more_random_genotypes() -> None:
 @pytest.mark.parametrize("name", ["modnas-b", "modnas-ar"])
 def test_published_networks(name: str, size: tuple[int, int]) -> None:
     net = random_net(Genotype.load(name))
-    assert_engine_parity(net, torch.rand(1, 1, *size), threads=2)
+    assert_engine_parity(net, torch.rand(1, 1, *size), published=True, threads=2)
 
 
 @pytest.mark.parametrize(("stages", "channels", "batch"), [(3, 1, 2), (6, 3, 1), (1, 3, 5)])
 def test_published_network_unfolded_in_colour_and_batches(stages: int, channels: int, batch: int) -> None:
     net = random_net(Genotype.load("modnas-b"), stages, channels)
-    assert_engine_parity(net, torch.rand(batch, channels, 33, 26), threads=3)
+    assert_engine_parity(net, torch.rand(batch, channels, 33, 26), published=True, threads=3)
 
 
 @pytest.fixture(scope="module")
