@@ -65,7 +65,7 @@ def test_a_wider_layer_computes_wider_and_keeps_what_x_is(autocast: bool) -> Non
     """bfloat16 in, out and kept; between them float32, autocast or not: the only errors are x's and y's rounding."""
     torch.manual_seed(0)
     layer = random_layer(8, torch.float32)
-    x = torch.randn(2, 8, 12, 9).bfloat16().requires_grad_()
+    x = torch.randn(6, 8, 12, 9).bfloat16().requires_grad_()  # more images than are computed at a time
     dtypes: list[torch.dtype] = []
 
     def pack(tensor: Tensor) -> Tensor:

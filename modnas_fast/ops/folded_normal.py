@@ -6,7 +6,7 @@ rest: ReLUs, depthwise convolutions and two 1×1, next to nothing beside the den
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from modnas_fast.ops.convolution import convolution_dweight, convolution_dx, convolution_fwd
 from modnas_fast.ops.depthwise import depthwise_dweight, depthwise_dx, depthwise_fwd
 from modnas_fast.reference.fold import FoldedNormal
+
+_IMAGES = 4  # of a batch, computed at a time in a wider precision than they are kept in
 
 
 def folded_normal(x: Tensor, layer: FoldedNormal) -> Tensor:
@@ -40,18 +42,10 @@ class FoldedNormalFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *tensors: Tensor) -> Tensor:
         w = FoldedNormal(*tensors)
-        wide_x = x.to(w.dense.dtype)
-        r = F.relu(wide_x)
-        y = convolution_fwd(r, w.dense, w.bias)
-        y += F.conv2d(wide_x, w.shortcut)
-        residual = convolution_fwd(r, w.residual_in, w.residual_in_bias).relu_()
-        y += convolution_fwd(residual, w.residual_out)
-        y += F.conv2d(depthwise_fwd(r, w.dil5_depthwise, dilation=2), w.dil5_pointwise)
-        for sep in (w.sep3, w.sep5):
-            middle = F.conv2d(depthwise_fwd(r, sep.depthwise1), sep.pointwise1, sep.bias1).relu_()
-            y += F.conv2d(depthwise_fwd(middle, sep.depthwise2), sep.pointwise2)
-        ctx.save_for_backward(x, residual.to(x.dtype), *tensors)
-        return y.to(x.dtype)
+        parts = [_forward(part.to(w.dense.dtype), w) for part in _parts(x, w)]
+        y, residual = (torch.cat([result.to(x.dtype) for result in results]) for results in zip(*parts, strict=True))
+        ctx.save_for_backward(x, residual, *tensors)
+        return y
 
     @staticmethod
     @once_differentiable
@@ -60,12 +54,32 @@ class FoldedNormalFunction(torch.autograd.Function):
         w = FoldedNormal(*tensors)
         back = _Backward(w, ctx.needs_input_grad[1:])
         with torch.autocast(dy.device.type, enabled=False):
-            dx = back.layer(*(tensor.to(w.dense.dtype) for tensor in (saved_x, saved_residual, dy)))
-        return dx.to(saved_x.dtype), *(back.gradients.get(field) for field in FoldedNormal._fields)
+            parts = zip(*(_parts(tensor, w) for tensor in (saved_x, saved_residual, dy)), strict=True)
+            dx = [back.layer(*(part.to(w.dense.dtype) for part in images)).to(saved_x.dtype) for images in parts]
+        return torch.cat(dx), *(back.gradients.get(field) for field in FoldedNormal._fields)
+
+
+def _parts(x: Tensor, w: FoldedNormal) -> Sequence[Tensor]:
+    """A few images at a time where the layer is wider than x: wide results are many, and gone when it ends."""
+    return x.split(max(len(x), 1) if x.dtype == w.dense.dtype else _IMAGES)
+
+
+def _forward(x: Tensor, w: FoldedNormal) -> tuple[Tensor, Tensor]:
+    """The layer's output and the residual block's middle."""
+    r = F.relu(x)
+    y = convolution_fwd(r, w.dense, w.bias)
+    y += F.conv2d(x, w.shortcut)
+    residual = convolution_fwd(r, w.residual_in, w.residual_in_bias).relu_()
+    y += convolution_fwd(residual, w.residual_out)
+    y += F.conv2d(depthwise_fwd(r, w.dil5_depthwise, dilation=2), w.dil5_pointwise)
+    for sep in (w.sep3, w.sep5):
+        middle = F.conv2d(depthwise_fwd(r, sep.depthwise1), sep.pointwise1, sep.bias1).relu_()
+        y += F.conv2d(depthwise_fwd(middle, sep.depthwise2), sep.pointwise2)
+    return y, residual
 
 
 class _Backward:
-    """Backward steps of one layer: each returns the gradient in its input and files those needed in its parameters."""
+    """Backward steps of a layer: each returns the gradient in its input and adds up those needed in its parameters."""
 
     def __init__(self, w: FoldedNormal, needed: Iterable[bool]) -> None:
         self.w = w
@@ -91,20 +105,23 @@ class _Backward:
         dx += _relu_backward(dr, r)
         return dx
 
+    def add(self, name: str, gradient: Tensor) -> None:
+        self.gradients[name] = gradient if name not in self.gradients else self.gradients[name] + gradient
+
     def conv(self, name: str, dy: Tensor, x: Tensor, bias: str = "") -> Tensor:
         """Of a same-size convolution."""
         weight: Tensor = getattr(self.w, name)
         if self.needed[name]:
-            self.gradients[name] = convolution_dweight(x, dy, weight)
+            self.add(name, convolution_dweight(x, dy, weight))
         if self.needed.get(bias):
-            self.gradients[bias] = dy.sum((0, 2, 3))
+            self.add(bias, dy.sum((0, 2, 3)))
         return convolution_dx(dy, weight)
 
     def depthwise(self, name: str, dy: Tensor, x: Tensor, dilation: int = 1) -> Tensor:
         """Of a depthwise convolution."""
         weight: Tensor = getattr(self.w, name)
         if self.needed[name]:
-            self.gradients[name] = depthwise_dweight(x, dy, weight.shape[-1], dilation)
+            self.add(name, depthwise_dweight(x, dy, weight.shape[-1], dilation))
         return depthwise_dx(dy, weight, dilation)
 
 
