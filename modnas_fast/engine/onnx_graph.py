@@ -52,7 +52,7 @@ def build_onnx(net: DerivedNet, metadata: Mapping[str, str]) -> ModelProto:
     for index, steps in enumerate(program):
         x = builder.stage(f"stage{index + 1}", steps, x, noisy)
     builder.crop(x, size)
-    shape = ["batch", net.channels_in, "height", "width"]
+    shape: list[str | int | None] = ["batch", net.channels_in, "height", "width"]
     images = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in (INPUT, OUTPUT)]
     graph = onnx.helper.make_graph(builder.nodes, "modnas_fast", images[:1], images[1:], builder.constants)
     opset = onnx.helper.make_opsetid("", OPSET)
