@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.harness import Row, Timing, append_rows, interleave, peak_memory
+from benchmarks.harness import Row, append_rows, interleave, peak_memory
 from benchmarks.rivals import MODEL, RIVALS, Array, Call, Job, NotMeasuredError, prepare
 from modnas_fast import load
 from modnas_fast.engine.tiling import run_tiled
@@ -92,21 +92,23 @@ def measure(names: Sequence[str], job: Job, repeats: int | None) -> list[Row]:
     timings = interleave(turns, repeats or REPEATS.get(job.side, 5), warmup=2)
     macs = summarize(load(MODEL).genotype, height=job.side, width=job.side).macs
     for name, turn in timings.items():
-        timing = Timing(turn.median / count, turn.low / count, turn.high / count)
+        timing = turn / count
         rows.append({"backend": name, **timing.as_row(), "gmac_s": macs / timing.median / 1e9, "error": errors[name]})
-    circumstances = {
-        "op": "denoise",
-        "mode": f"{MODEL}, whole image",
-        "dtype": job.dtype,
-        "shape": [1, 1, job.side, job.side],
-        "threads": job.threads,
-        "device": "cpu",
-    }
-    print(f"\n{job.side}x{job.side}, {job.dtype}, {job.threads} thread{'s' * (job.threads > 1)}")
+    settings = f"{job.side}x{job.side}, {job.dtype}, {job.threads} thread{'s' * (job.threads > 1)}"
+    show(settings, rows, {name: timing.median for name, timing in timings.items()})
+    return [{**_circumstances(job), "op": "denoise", "mode": f"{MODEL}, whole image", **row} for row in rows]
+
+
+def _circumstances(job: Job) -> Row:
+    return {"dtype": job.dtype, "shape": [1, 1, job.side, job.side], "threads": job.threads, "device": "cpu"}
+
+
+def show(title: str, rows: Sequence[Row], figures: dict[str, float]) -> None:
+    """Prints rows, a line each, and the verdict on their figures."""
+    print(f"\n{title}")
     for row in rows:
         print(_line(row))
-    print(verdict({name: timing.median for name, timing in timings.items()}))
-    return [{**circumstances, **row} for row in rows]
+    print(verdict(figures))
 
 
 def _repeat(call: Call, y: Array, count: int) -> None:
@@ -149,19 +151,10 @@ def measure_memory(names: Sequence[str], job: Job) -> list[Row]:
             rows.append({"backend": name, "peak_mib": peak_memory(imports + run) - peak_memory(imports)})
         except subprocess.CalledProcessError as error:
             rows.append({"backend": name, "not_measured": f"failed: {error.stderr.strip().splitlines()[-1]}"})
-    circumstances = {
-        "op": "denoise memory",
-        "mode": f"{MODEL}, whole image, above imports",
-        "dtype": job.dtype,
-        "shape": [1, 1, job.side, job.side],
-        "threads": job.threads,
-        "device": "cpu",
-    }
-    print(f"\npeak memory, {job.side}x{job.side}, {job.dtype}, {job.threads} threads")
-    for row in rows:
-        print(_line(row))
-    print(verdict({row["backend"]: row["peak_mib"] for row in rows if "peak_mib" in row}))
-    return [{**circumstances, **row} for row in rows]
+    title = f"peak memory, {job.side}x{job.side}, {job.dtype}, {job.threads} threads"
+    show(title, rows, {row["backend"]: row["peak_mib"] for row in rows if "peak_mib" in row})
+    mode = f"{MODEL}, whole image, above imports"
+    return [{**_circumstances(job), "op": "denoise memory", "mode": mode, **row} for row in rows]
 
 
 def main() -> None:

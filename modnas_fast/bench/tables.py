@@ -11,6 +11,8 @@ from modnas_fast.bench.paper import COUNTS, TIME
 from modnas_fast.bench.rows import Row
 from modnas_fast.bench.verdicts import Line, milliseconds_per_megapixel, projected_seconds, time_ratio, verdict_lines
 
+_JUDGED = ("table", "network", "what", "paper", "here", "verdict", "note")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -51,7 +53,7 @@ def own_tables(rows: Sequence[Row]) -> list[Table]:
 def paper_tables(rows: Sequence[Row]) -> list[Table]:
     """Of the rows of one `measure_paper`."""
     lines = verdict_lines(rows)
-    tables = [_claims(lines), _times(rows, lines), _counts(rows, lines), _scores(lines), _left(lines)]
+    tables = [_claims(lines), _times(rows, lines), _counts(lines), _scores(lines), _left(lines)]
     return [table for table in tables if table.rows]
 
 
@@ -170,24 +172,31 @@ def _times(rows: Sequence[Row], lines: Sequence[Line]) -> Table:
     return Table("times", "Time on Urban100, σ = 25", head, cells, "modnas-fast bench paper", note)
 
 
-def _counts(rows: Sequence[Row], lines: Sequence[Line]) -> Table:
-    cells = [
-        (line.table, line.network, line.quantity, f"{line.paper:g}", f"{line.measured:.6g}", line.verdict, line.note)
+def _judged(lines: Sequence[Line], quantities: tuple[str, ...], digits: str) -> list[tuple[str, ...]]:
+    """The measured lines whose quantity begins with one of these, `_JUDGED` being their columns."""
+    return [
+        (
+            line.table,
+            line.network,
+            line.quantity,
+            f"{line.paper:g}",
+            f"{line.measured:{digits}}",
+            line.verdict,
+            line.note,
+        )
         for line in lines
-        if line.measured is not None and line.quantity.startswith(("parameters, k", "MACs at"))
+        if line.measured is not None and line.quantity.startswith(quantities)
     ]
-    head = ("table", "network", "what", "paper", "here", "verdict", "note")
-    return Table("counts", "Parameters and MACs", head, cells, "modnas-fast bench paper")
+
+
+def _counts(lines: Sequence[Line]) -> Table:
+    cells = _judged(lines, ("parameters, k", "MACs at"), ".6g")
+    return Table("counts", "Parameters and MACs", _JUDGED, cells, "modnas-fast bench paper")
 
 
 def _scores(lines: Sequence[Line]) -> Table:
-    cells = [
-        (line.table, line.network, line.quantity, f"{line.paper:g}", f"{line.measured:.4f}", line.verdict, line.note)
-        for line in lines
-        if line.measured is not None and line.quantity.startswith(("PSNR", "SSIM"))
-    ]
-    head = ("table", "network", "what", "paper", "here", "verdict", "note")
-    return Table("scores", "PSNR and SSIM", head, cells, "modnas-fast bench paper --data Set12 BSD68 Urban100")
+    cells = _judged(lines, ("PSNR", "SSIM"), ".4f")
+    return Table("scores", "PSNR and SSIM", _JUDGED, cells, "modnas-fast bench paper --data Set12 BSD68 Urban100")
 
 
 def _left(lines: Sequence[Line]) -> Table:

@@ -43,7 +43,7 @@ class FoldedNormalFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *tensors: Tensor) -> Tensor:
         w = FoldedNormal(*tensors)
         parts = [_forward(part.to(w.dense.dtype), w) for part in _parts(x, w)]
-        y, residual = (torch.cat([result.to(x.dtype) for result in results]) for results in zip(*parts, strict=True))
+        y, residual = (_joined([result.to(x.dtype) for result in results]) for results in zip(*parts, strict=True))
         ctx.save_for_backward(x, residual, *tensors)
         return y
 
@@ -56,12 +56,16 @@ class FoldedNormalFunction(torch.autograd.Function):
         with torch.autocast(dy.device.type, enabled=False):
             parts = zip(*(_parts(tensor, w) for tensor in (saved_x, saved_residual, dy)), strict=True)
             dx = [back.layer(*(part.to(w.dense.dtype) for part in images)).to(saved_x.dtype) for images in parts]
-        return torch.cat(dx), *(back.gradients.get(field) for field in FoldedNormal._fields)
+        return _joined(dx), *(back.gradients.get(field) for field in FoldedNormal._fields)
 
 
 def _parts(x: Tensor, w: FoldedNormal) -> Sequence[Tensor]:
     """A few images at a time where the layer is wider than x: wide results are many, and gone when it ends."""
     return x.split(max(len(x), 1) if x.dtype == w.dense.dtype else _IMAGES)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _forward(x: Tensor, w: FoldedNormal) -> tuple[Tensor, Tensor]:
