@@ -80,6 +80,6 @@ setup(
     packages=[*find_packages(include=["modnas_fast", "modnas_fast.*"]), "modnas_fast.kernels"],
     package_dir={"modnas_fast.kernels": "kernels"},
     package_data={"modnas_fast": ["genotypes/*.json", "weights/*", "bench/*.json", "py.typed", "*.pyi"]},
-    ext_modules=[Extension("modnas_fast._engine", SOURCES, language="c++", extra_link_args=["-pthread"])],
+    ext_modules=[Extension("modnas_fast._engine", SOURCES, language="c++", extra_link_args=["-pthread", "-ldl"])],
     cmdclass={"build_ext": BuildEngine},
 )

@@ -136,15 +136,9 @@ ConvolutionArguments dense(const Floats& x, const Floats& y, const Floats& weigh
   return arguments;
 }
 
-const Kernels& kernels_called(const std::string& variant) {
-  const Kernels* kernels = select_kernels(variant.empty() ? nullptr : variant.c_str());
-  if (kernels == nullptr) throw std::invalid_argument("this processor runs no kernels called '" + variant + "'");
-  return *kernels;
-}
-
 void convolve(const Floats& x, const Floats& weights, const py::object& bias, Floats y, int threads,
               const std::string& variant) {
-  const Kernels& kernels = kernels_called(variant);
+  const Kernels& kernels = require_kernels(variant.c_str());
   ConvolutionArguments arguments = dense(x, y, weights);
   Floats values;
   if (!bias.is_none()) {
@@ -159,7 +153,7 @@ void convolve(const Floats& x, const Floats& weights, const py::object& bias, Fl
 }
 
 void convolve_dweight(const Floats& x, const Floats& dy, Floats dweight, int threads, const std::string& variant) {
-  const Kernels& kernels = kernels_called(variant);
+  const Kernels& kernels = require_kernels(variant.c_str());
   ConvolutionArguments arguments = dense(x, dy, dweight);
   arguments.y_given = dy.data();
   float* to = dweight.mutable_data();
@@ -187,7 +181,7 @@ DepthwiseArguments channelwise(const Floats& x, const Floats& y, const Floats& w
 
 void convolve_depthwise(const Floats& x, const Floats& weights, int64_t dilation, Floats y, int threads,
                         const std::string& variant) {
-  const Kernels& kernels = kernels_called(variant);
+  const Kernels& kernels = require_kernels(variant.c_str());
   DepthwiseArguments arguments = channelwise(x, y, weights, dilation);
   arguments.weights = weights.data();
   arguments.y = y.mutable_data();
@@ -197,7 +191,7 @@ void convolve_depthwise(const Floats& x, const Floats& weights, int64_t dilation
 
 void convolve_depthwise_dweight(const Floats& x, const Floats& dy, int64_t dilation, Floats dweight, int threads,
                                 const std::string& variant) {
-  const Kernels& kernels = kernels_called(variant);
+  const Kernels& kernels = require_kernels(variant.c_str());
   DepthwiseArguments arguments = channelwise(x, dy, dweight, dilation);
   arguments.y_given = dy.data();
   float* to = dweight.mutable_data();

@@ -18,14 +18,6 @@ constexpr int64_t kSizeMultiple = 8;
 
 int64_t round_up(int64_t size, int64_t to) { return (size + to - 1) / to * to; }
 
-const Kernels* choose_kernels(const std::string& variant, Storage storage) {
-  const Kernels* kernels = select_kernels(variant.empty() ? nullptr : variant.c_str(), storage);
-  if (kernels == nullptr) {
-    throw std::invalid_argument("this processor runs no kernels called '" + variant + "'");
-  }
-  return kernels;
-}
-
 const char* kernel_name(const PreparedLayer& layer) {
   switch (layer.algorithm) {
     case Algorithm::kTaps: return "direct";
@@ -68,7 +60,7 @@ Network::Network(int64_t image_channels, const std::vector<std::vector<Layer>>& 
                  const std::string& variant, Storage storage)
     : image_channels_(image_channels),
       storage_(storage),
-      kernels_(choose_kernels(variant, storage)),
+      kernels_(&require_kernels(variant.c_str(), storage)),
       threads_((check_network(image_channels, stages, threads), threads)) {
   for (const std::vector<Layer>& layers : stages) {
     stages_.push_back(prepare_stage(layers, image_channels, kernels_->lanes));

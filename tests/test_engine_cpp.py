@@ -35,7 +35,8 @@ def build(folder: Path, flags: list[str], variants: tuple[str, ...]) -> Path:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_one, jobs))
     program = folder / "engine_test"
-    subprocess.run([COMPILER, *flags, *(target for _, target, _ in jobs), "-pthread", "-o", program], check=True)
+    libraries = ["-pthread", "-ldl"]
+    subprocess.run([COMPILER, *flags, *(target for _, target, _ in jobs), *libraries, "-o", program], check=True)
     return program
 
 

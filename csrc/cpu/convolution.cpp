@@ -14,6 +14,7 @@ namespace MODNAS_FAST_ISA {
 namespace {
 
 constexpr int64_t kLine = 16;  // floats in a cache line
+constexpr int kOutputs = 4;    // a tile's, both ways
 constexpr int64_t kRun = 8;    // neighbouring tiles whose column transforms are shared: few enough for the L1 cache
 
 // Transformed tiles, a plane for each pair of points.
@@ -80,14 +81,14 @@ Patch patch_of(const float* image, const Images& size, int64_t channels, int64_t
 template <int kTaps>
 MODNAS_FAST_INLINE void transform_tiles(const float* from, int64_t row_stride, int64_t pixel_stride, Part part,
                                         int64_t count, float* to, const Stack& stack) {
-  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
   Vector columns[kOutputs * kRun + kPoints - kOutputs][kPoints];
   const int64_t width = kOutputs * count + kPoints - kOutputs;
   for (int64_t x = 0; x < width; ++x, from += pixel_stride) {
     Vector d[kPoints];
 #pragma GCC unroll 8
     for (int i = 0; i < kPoints; ++i) d[i] = load(from + i * row_stride, part);
-    Winograd<kTaps>::input(d, columns[x]);
+    Winograd<kOutputs, kTaps>::input(d, columns[x]);
   }
   for (int64_t tile = 0; tile < count; ++tile, to += stack.tile_stride) {
     float* plane = to;
@@ -96,7 +97,7 @@ MODNAS_FAST_INLINE void transform_tiles(const float* from, int64_t row_stride, i
       Vector d[kPoints], t[kPoints];
 #pragma GCC unroll 8
       for (int j = 0; j < kPoints; ++j) d[j] = columns[kOutputs * tile + j][i];
-      Winograd<kTaps>::input(d, t);
+      Winograd<kOutputs, kTaps>::input(d, t);
 #pragma GCC unroll 8
       for (int j = 0; j < kPoints; ++j, plane += stack.plane_stride) store(plane, t[j]);
     }
@@ -107,21 +108,21 @@ MODNAS_FAST_INLINE void transform_tiles(const float* from, int64_t row_stride, i
 template <int kTaps>
 MODNAS_FAST_INLINE void transform_gradient(const float* from, int64_t row_stride, int64_t pixel_stride, Part part,
                                            float* to, const Stack& stack) {
-  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
   Vector rows[kOutputs][kPoints];
 #pragma GCC unroll 4
   for (int i = 0; i < kOutputs; ++i) {
     Vector y[kOutputs];
 #pragma GCC unroll 4
     for (int j = 0; j < kOutputs; ++j) y[j] = load(from + i * row_stride + j * pixel_stride, part);
-    Winograd<kTaps>::output_gradient(y, rows[i]);
+    Winograd<kOutputs, kTaps>::output_gradient(y, rows[i]);
   }
 #pragma GCC unroll 8
   for (int j = 0; j < kPoints; ++j) {
     Vector y[kOutputs], m[kPoints];
 #pragma GCC unroll 4
     for (int i = 0; i < kOutputs; ++i) y[i] = rows[i][j];
-    Winograd<kTaps>::output_gradient(y, m);
+    Winograd<kOutputs, kTaps>::output_gradient(y, m);
 #pragma GCC unroll 8
     for (int i = 0; i < kPoints; ++i) store(to + (i * kPoints + j) * stack.plane_stride, m[i]);
   }
@@ -132,14 +133,14 @@ template <int kTaps>
 MODNAS_FAST_INLINE void transform_product(const float* from, const Stack& stack, Vector bias, float* to,
                                           int64_t row_stride, int64_t pixel_stride, Part part, int64_t height,
                                           int64_t width) {
-  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
   Vector rows[kOutputs][kPoints];
 #pragma GCC unroll 8
   for (int j = 0; j < kPoints; ++j) {
     Vector m[kPoints], r[kOutputs];
 #pragma GCC unroll 8
     for (int i = 0; i < kPoints; ++i) m[i] = load(from + (i * kPoints + j) * stack.plane_stride);
-    Winograd<kTaps>::output(m, r);
+    Winograd<kOutputs, kTaps>::output(m, r);
 #pragma GCC unroll 4
     for (int i = 0; i < kOutputs; ++i) rows[i][j] = r[i];
   }
@@ -147,7 +148,7 @@ MODNAS_FAST_INLINE void transform_product(const float* from, const Stack& stack,
   for (int i = 0; i < kOutputs; ++i) {
     if (i >= height) break;
     Vector values[kOutputs];
-    Winograd<kTaps>::output(rows[i], values);
+    Winograd<kOutputs, kTaps>::output(rows[i], values);
 #pragma GCC unroll 4
     for (int j = 0; j < kOutputs; ++j) {
       if (j < width) store(to + i * row_stride + j * pixel_stride, values[j] + bias, part);
@@ -173,7 +174,7 @@ MODNAS_FAST_INLINE void for_groups(int64_t channels, const Function& function) {
 template <int kTaps>
 void transform_x(const ConvolutionArguments& arguments, const Grid& grid, int64_t begin, int64_t end,
                  const Stack& transformed, float* copy) {
-  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
   constexpr int64_t kPadding = kTaps / 2;
   const Images& size = arguments.size;
   const int64_t channels = arguments.channels_in;
@@ -190,7 +191,7 @@ void transform_x(const ConvolutionArguments& arguments, const Grid& grid, int64_
 
 template <int kTaps>
 void convolve(const ConvolutionArguments& arguments, float* scratch, int64_t begin, int64_t end) {
-  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
   const Images& size = arguments.size;
   const Grid grid(size);
   const int64_t depth = arguments.channels_in, channels = arguments.channels_out;
@@ -246,7 +247,7 @@ void convolve(const ConvolutionArguments& arguments, float* scratch, int64_t beg
 
 template <int kTaps>
 void accumulate(const ConvolutionArguments& arguments, float* scratch, int64_t begin, int64_t end, float* sums) {
-  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
   const Images& size = arguments.size;
   const Grid grid(size);
   const int64_t depth = arguments.channels_in, channels = arguments.channels_out;
@@ -303,21 +304,21 @@ void accumulate(const ConvolutionArguments& arguments, float* scratch, int64_t b
 template <int kTaps>
 MODNAS_FAST_INLINE void transform_kernel(const float* from, int64_t tap_stride, Part part, float* to,
                                          int64_t point_stride) {
-  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
   Vector rows[kTaps][kPoints];
 #pragma GCC unroll 5
   for (int i = 0; i < kTaps; ++i) {
     Vector g[kTaps];
 #pragma GCC unroll 5
     for (int j = 0; j < kTaps; ++j) g[j] = load(from + (i * kTaps + j) * tap_stride, part);
-    Winograd<kTaps>::kernel(g, rows[i]);
+    Winograd<kOutputs, kTaps>::kernel(g, rows[i]);
   }
 #pragma GCC unroll 8
   for (int j = 0; j < kPoints; ++j) {
     Vector g[kTaps], u[kPoints];
 #pragma GCC unroll 5
     for (int i = 0; i < kTaps; ++i) g[i] = rows[i][j];
-    Winograd<kTaps>::kernel(g, u);
+    Winograd<kOutputs, kTaps>::kernel(g, u);
 #pragma GCC unroll 8
     for (int i = 0; i < kPoints; ++i) store(to + (i * kPoints + j) * point_stride, u[i]);
   }
@@ -327,21 +328,21 @@ MODNAS_FAST_INLINE void transform_kernel(const float* from, int64_t tap_stride, 
 template <int kTaps>
 MODNAS_FAST_INLINE void transform_kernel_gradient(const float* from, int64_t point_stride, float* to,
                                                   int64_t tap_stride, Part part) {
-  constexpr int kPoints = Winograd<kTaps>::kPoints;
+  constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
   Vector rows[kPoints][kTaps];
 #pragma GCC unroll 8
   for (int i = 0; i < kPoints; ++i) {
     Vector u[kPoints];
 #pragma GCC unroll 8
     for (int j = 0; j < kPoints; ++j) u[j] = load(from + (i * kPoints + j) * point_stride);
-    Winograd<kTaps>::kernel_gradient(u, rows[i]);
+    Winograd<kOutputs, kTaps>::kernel_gradient(u, rows[i]);
   }
 #pragma GCC unroll 5
   for (int j = 0; j < kTaps; ++j) {
     Vector u[kPoints], g[kTaps];
 #pragma GCC unroll 8
     for (int i = 0; i < kPoints; ++i) u[i] = rows[i][j];
-    Winograd<kTaps>::kernel_gradient(u, g);
+    Winograd<kOutputs, kTaps>::kernel_gradient(u, g);
 #pragma GCC unroll 5
     for (int i = 0; i < kTaps; ++i) store(to + (i * kTaps + j) * tap_stride, g[i], part);
   }

@@ -121,6 +121,8 @@ constexpr int64_t winograd_stride(int64_t channels) { return (channels + 8 + 15)
 
 // The fastest kernels of this processor for such tensors, or those called `name`; null where it cannot run them.
 const Kernels* select_kernels(const char* name = nullptr, Storage storage = Storage::kFloat32);
+// The same, where "" stands for no name; std::invalid_argument where this processor cannot run them.
+const Kernels& require_kernels(const char* name, Storage storage = Storage::kFloat32);
 
 namespace avx512_bf16 {
 extern const Kernels kernels;

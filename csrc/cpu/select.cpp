@@ -1,4 +1,6 @@
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include "cpu/kernels.h"
 #include "cpu/training.h"
@@ -47,6 +49,14 @@ const Kernels* select_kernels(const char* name, Storage storage) {
     if (wanted && runs(*candidate)) return candidate;
   }
   return nullptr;
+}
+
+const Kernels& require_kernels(const char* name, Storage storage) {
+  const Kernels* kernels = select_kernels(*name == '\0' ? nullptr : name, storage);
+  if (kernels == nullptr) {
+    throw std::invalid_argument("this processor runs no kernels called '" + std::string(name) + "'");
+  }
+  return *kernels;
 }
 
 int64_t winograd_scratch(int64_t channels_in, int64_t channels_out, int64_t shortcut_channels) {

@@ -3,10 +3,9 @@
 //
 // A call takes a run of tiles through three steps whose operands stay in the L2 cache: Bᵀ d B of all channels to
 // `transformed`, the 36 products to `products`, Aᵀ m A to the output. Only the weights stream.
-#include "cpu/winograd_points.h"
-
 #include "cpu/taps.h"
 #include "cpu/variant.h"
+#include "cpu/winograd_transforms.h"
 
 namespace modnas_fast {
 namespace MODNAS_FAST_ISA {
@@ -15,8 +14,9 @@ namespace {
 constexpr int64_t kPoints = kWinogradPoints;
 constexpr int64_t kLine = 16;   // floats in a cache line
 constexpr int64_t kShared = kWinogradShared;
-constexpr float kNear2 = kNear * kNear, kFar2 = kFar * kFar;
-constexpr float kNear3 = kNear * kNear2, kFar3 = kFar * kFar2;
+
+template <int kOutputs>
+using Transforms = Winograd<kOutputs, kPoints - kOutputs + 1>;
 
 struct Scratch {
   float* transformed;     // [36, kWinogradTiles, channels in]
@@ -44,33 +44,6 @@ Scratch lay_out(float* scratch, int64_t channels_in, int64_t channels_out) {
   return result;
 }
 
-// Bᵀ d: six neighbouring values to their six points.
-MODNAS_FAST_INLINE void transform_input(const Vector (&d)[kPoints], Vector (&t)[kPoints]) {
-  const Vector even_far = d[4] - kFar2 * d[2], odd_far = d[3] - kFar2 * d[1];
-  const Vector even_near = d[4] - kNear2 * d[2], odd_near = d[3] - kNear2 * d[1];
-  t[0] = d[4] - (kNear2 + kFar2) * d[2] + (kNear2 * kFar2) * d[0];
-  t[1] = even_far + static_cast<float>(kNear) * odd_far;
-  t[2] = even_far - static_cast<float>(kNear) * odd_far;
-  t[3] = even_near + static_cast<float>(kFar) * odd_near;
-  t[4] = even_near - static_cast<float>(kFar) * odd_near;
-  t[5] = d[5] - (kNear2 + kFar2) * d[3] + (kNear2 * kFar2) * d[1];
-}
-
-// Aᵀ m: six points' products to kOutputs neighbouring outputs.
-template <int kOutputs>
-MODNAS_FAST_INLINE void transform_output(const Vector (&m)[kPoints], Vector (&y)[kOutputs]) {
-  const Vector near_sum = m[1] + m[2], far_sum = m[3] + m[4];
-  const Vector near_difference = m[1] - m[2], far_difference = m[3] - m[4];
-  y[0] = m[0] + near_sum + far_sum;
-  y[1] = static_cast<float>(kNear) * near_difference + static_cast<float>(kFar) * far_difference;
-  if constexpr (kOutputs == 4) {
-    y[2] = kNear2 * near_sum + kFar2 * far_sum;
-    y[3] = kNear3 * near_difference + kFar3 * far_difference + m[5];
-  } else {
-    y[1] += m[5];
-  }
-}
-
 // `count` ≤ kShared neighbouring tiles of one tile row, one vector of channels: `from` is the first tile's corner.
 template <int kOutputs, bool kRelu, typename Element>
 void transform_tiles(const Element* from, int64_t row_stride, int64_t pixel_stride, int64_t count, float* to,
@@ -84,7 +57,7 @@ void transform_tiles(const Element* from, int64_t row_stride, int64_t pixel_stri
       d[i] = load(from + i * row_stride);
       if (kRelu) d[i] = relu(d[i]);
     }
-    transform_input(d, columns[x]);
+    Transforms<kOutputs>::input(d, columns[x]);
   }
   for (int64_t tile = 0; tile < count; ++tile, to += tile_stride) {
     float* plane = to;
@@ -93,7 +66,7 @@ void transform_tiles(const Element* from, int64_t row_stride, int64_t pixel_stri
       Vector d[kPoints], t[kPoints];
 #pragma GCC unroll 6
       for (int j = 0; j < kPoints; ++j) d[j] = columns[kOutputs * tile + j][i];
-      transform_input(d, t);
+      Transforms<kOutputs>::input(d, t);
 #pragma GCC unroll 6
       for (int j = 0; j < kPoints; ++j, plane += plane_stride) store(plane, t[j]);
     }
@@ -155,7 +128,7 @@ MODNAS_FAST_INLINE void transform_product(const float* from, int64_t plane, Vect
     Vector m[kPoints], r[kOutputs];
 #pragma GCC unroll 6
     for (int i = 0; i < kPoints; ++i) m[i] = load(from + (i * kPoints + j) * plane);
-    transform_output<kOutputs>(m, r);
+    Transforms<kOutputs>::output(m, r);
 #pragma GCC unroll 4
     for (int i = 0; i < kOutputs; ++i) rows[i][j] = r[i];
   }
@@ -163,7 +136,7 @@ MODNAS_FAST_INLINE void transform_product(const float* from, int64_t plane, Vect
   for (int i = 0; i < kOutputs; ++i) {
     if (y + i >= out.rows) break;
     Vector values[kOutputs];
-    transform_output<kOutputs>(rows[i], values);
+    Transforms<kOutputs>::output(rows[i], values);
 #pragma GCC unroll 4
     for (int j = 0; j < kOutputs; ++j) {
       if (x + j >= out.columns) break;

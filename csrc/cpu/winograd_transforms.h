@@ -6,22 +6,21 @@
 #pragma once
 
 #include "cpu/vector.h"
+#include "cpu/winograd_points.h"
 
 namespace modnas_fast {
 namespace MODNAS_FAST_ISA {
 namespace {
 
-constexpr int64_t kOutputs = 4;
-
-template <int kTaps>
+template <int kOutputs, int kTaps>
 struct Winograd {
   static constexpr int kPoints = kOutputs + kTaps - 1, kPairs = (kPoints - 2) / 2;
-  static_assert(kTaps == 3 || kTaps == 5);
+  static_assert(kPoints == 6 || kPoints == 8);
 
-  // The choice decides the rounding error, 6e-7 of the result for 3 taps and 3e-6 for 5: ±5/8 and ±3/2 halve that of
-  // ±1 and ±2, and no other three do better than ½, 1 and 2.
+  // The choice decides the rounding error: 6e-7 of the result with 6 points, and with 8, where no other three do better
+  // than ½, 1 and 2, 3e-6.
   static constexpr double point(int pair) {
-    constexpr double of_two[] = {0.625, 1.5}, of_three[] = {0.5, 1, 2};
+    constexpr double of_two[] = {kNear, kFar}, of_three[] = {0.5, 1, 2};
     return kPairs == 2 ? of_two[pair] : of_three[pair];
   }
   static constexpr double power(int pair, int exponent) {
@@ -48,9 +47,10 @@ struct Winograd {
 
   // Bᵀ d.
   static MODNAS_FAST_INLINE void input(const Vector (&d)[kPoints], Vector (&t)[kPoints]) {
-    t[0] = t[kPoints - 1] = Vector{};
-#pragma GCC unroll 4
-    for (int i = 0; i <= kPairs; ++i) {
+    t[0] = d[2 * kPairs];
+    t[kPoints - 1] = d[2 * kPairs + 1];
+#pragma GCC unroll 3
+    for (int i = 0; i < kPairs; ++i) {
       t[0] += static_cast<float>(coefficient(kPairs, i)) * d[2 * i];
       t[kPoints - 1] += static_cast<float>(coefficient(kPairs, i)) * d[2 * i + 1];
     }
@@ -69,21 +69,21 @@ struct Winograd {
 
   // Aᵀ m.
   static MODNAS_FAST_INLINE void output(const Vector (&m)[kPoints], Vector (&y)[kOutputs]) {
-    evaluate_adjoint<kOutputs>(m, y);
+    evaluate_adjoint(m, y);
     y[0] += m[0];
     y[kOutputs - 1] += m[kPoints - 1];
   }
 
   // A y, its adjoint.
   static MODNAS_FAST_INLINE void output_gradient(const Vector (&y)[kOutputs], Vector (&m)[kPoints]) {
-    evaluate<kOutputs>(y, m);
+    evaluate(y, m);
     m[0] = y[0];
     m[kPoints - 1] = y[kOutputs - 1];
   }
 
   // G g.
   static MODNAS_FAST_INLINE void kernel(const Vector (&g)[kTaps], Vector (&u)[kPoints]) {
-    evaluate<kTaps>(g, u);
+    evaluate(g, u);
     u[0] = static_cast<float>(weight(kPairs)) * g[0];
     u[kPoints - 1] = g[kTaps - 1];
 #pragma GCC unroll 3
@@ -101,7 +101,7 @@ struct Winograd {
       weighted[2 * pair + 1] = static_cast<float>(weight(pair)) * u[2 * pair + 1];
       weighted[2 * pair + 2] = static_cast<float>(weight(pair)) * u[2 * pair + 2];
     }
-    evaluate_adjoint<kTaps>(weighted, g);
+    evaluate_adjoint(weighted, g);
     g[0] += static_cast<float>(weight(kPairs)) * u[0];
     g[kTaps - 1] += u[kPoints - 1];
   }
@@ -112,9 +112,9 @@ struct Winograd {
   static MODNAS_FAST_INLINE void evaluate(const Vector (&coefficients)[kTerms], Vector (&values)[kPoints]) {
 #pragma GCC unroll 3
     for (int pair = 0; pair < kPairs; ++pair) {
-      Vector even = coefficients[0], odd = Vector{};
+      Vector even = coefficients[0], odd = static_cast<float>(point(pair)) * coefficients[1];
 #pragma GCC unroll 5
-      for (int i = 1; i < kTerms; ++i) {
+      for (int i = 2; i < kTerms; ++i) {
         (i % 2 == 0 ? even : odd) += static_cast<float>(power(pair, i)) * coefficients[i];
       }
       values[2 * pair + 1] = even + odd;
@@ -124,15 +124,14 @@ struct Winograd {
 
   template <int kTerms>
   static MODNAS_FAST_INLINE void evaluate_adjoint(const Vector (&values)[kPoints], Vector (&coefficients)[kTerms]) {
-#pragma GCC unroll 5
-    for (int i = 0; i < kTerms; ++i) coefficients[i] = Vector{};
 #pragma GCC unroll 3
     for (int pair = 0; pair < kPairs; ++pair) {
       const Vector even = values[2 * pair + 1] + values[2 * pair + 2];
       const Vector odd = values[2 * pair + 1] - values[2 * pair + 2];
 #pragma GCC unroll 5
       for (int i = 0; i < kTerms; ++i) {
-        coefficients[i] += static_cast<float>(power(pair, i)) * (i % 2 == 0 ? even : odd);
+        const Vector term = static_cast<float>(power(pair, i)) * (i % 2 == 0 ? even : odd);
+        coefficients[i] = pair == 0 ? term : coefficients[i] + term;
       }
     }
   }
