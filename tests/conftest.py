@@ -14,6 +14,12 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """A test draws the same numbers alone, in any order and on any worker: what fails once fails again."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def nothing_printed(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     """No test may print a warning, from Python, logging or a C library; only the message of the error counts."""
