@@ -177,6 +177,7 @@ PYBIND11_MODULE(_engine_cuda, module) {
   using namespace modnas_fast::cuda;
   module.doc() = "The part of modnas_fast.engine that is compiled for CUDA.";
   bind_layers(module);
+  py::register_exception<CudaError>(module, "CudaError", PyExc_RuntimeError);
 
   py::class_<Image>(module, "Image", py::module_local(), "A strided float32 image [N, C, H, W] on a device, not owned.")
       .def(py::init(&make_image))
@@ -213,6 +214,8 @@ PYBIND11_MODULE(_engine_cuda, module) {
       .def("run", run, FreeLock())
       .def(
           "settle", [](Network& network, int64_t stream) { return network.settle(stream_of(stream)); }, FreeLock())
+      .def(
+          "wait", [](const Network& network, int64_t stream) { network.wait(stream_of(stream)); }, FreeLock())
       .def("copy", copy, FreeLock())
       .def("report", report)
       .def("working_bytes",

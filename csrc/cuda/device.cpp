@@ -1,7 +1,6 @@
 #include "cuda/device.h"
 
 #include <new>
-#include <stdexcept>
 
 namespace modnas_fast::cuda {
 
@@ -15,17 +14,17 @@ void check(cudaError_t error, const char* doing) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // or the next call would report it again
   if (error == cudaErrorMemoryAllocation) throw std::bad_alloc();
-  throw std::runtime_error(std::string("CUDA failed at ") + doing + ": " + cudaGetErrorString(error));
+  throw CudaError(std::string("CUDA failed at ") + doing + ": " + cudaGetErrorString(error));
 }
 
 std::vector<DeviceFacts> list_devices() {
   int driver = 0, count = 0;
   check(cudaDriverGetVersion(&driver), "asking for the driver's version");
-  if (driver == 0) throw std::runtime_error("no NVIDIA driver is installed");
+  if (driver == 0) throw CudaError("no NVIDIA driver is installed");
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaErrorInsufficientDriver) {
     cudaGetLastError();
-    throw std::runtime_error("the NVIDIA driver is too old: it runs CUDA " + version(driver) +
+    throw CudaError("the NVIDIA driver is too old: it runs CUDA " + version(driver) +
                              ", and the engine was built with " + version(CUDART_VERSION) + "; update the driver");
   }
   if (error == cudaErrorNoDevice) {

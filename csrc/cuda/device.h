@@ -4,12 +4,17 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 namespace modnas_fast::cuda {
 
-// Raises std::bad_alloc where memory was too short, and std::runtime_error naming `doing` for every other error.
+struct CudaError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Raises std::bad_alloc where memory was too short, and CudaError naming `doing` for every other error.
 void check(cudaError_t error, const char* doing);
 
 struct DeviceFacts {
@@ -18,7 +23,7 @@ struct DeviceFacts {
   int64_t bytes;
 };
 
-// Raises std::runtime_error where the driver is missing or too old.
+// Raises CudaError where the driver is missing or too old.
 std::vector<DeviceFacts> list_devices();
 
 // Makes a device the calling thread's, and at the end the one that was it before.

@@ -246,10 +246,14 @@ void Network::run_graph(Known& entry, const RunRequest& request, cudaStream_t st
   entry.graph->launch(stream);
 }
 
-bool Network::settle(cudaStream_t stream) {
-  std::lock_guard<std::mutex> lock(mutex_);
+void Network::wait(cudaStream_t stream) const {
   const CurrentDevice current(device_);
   check(cudaStreamSynchronize(stream), "computing");
+}
+
+bool Network::settle(cudaStream_t stream) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  wait(stream);
   return std::exchange(*not_finite_.data(), 0) == 0;
 }
 

@@ -47,7 +47,8 @@ class Network {
   // on a whole image; the second time such a call becomes a graph. Raises std::bad_alloc.
   void run(const RunRequest& request, cudaStream_t stream);
 
-  // Waits for the stream; whether all results of calls since the last `settle` were finite.
+  void wait(cudaStream_t stream) const;
+  // The same; whether all results of calls since the last `settle` were finite.
   bool settle(cudaStream_t stream);
 
   // Bytes that a call of this size needs beyond weights and images; and those that the device has for it.
