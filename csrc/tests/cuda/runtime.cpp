@@ -50,6 +50,7 @@ struct Block {
 struct Machine {
   int devices = 1, capability = 90, driver = CUDART_VERSION;
   size_t bytes = size_t{1} << 30;  // a device
+  size_t largest = SIZE_MAX;       // that can be had at once, as where memory is in pieces
   bool late = false;
   std::map<void*, Block> blocks;
   std::map<int, std::unique_ptr<CUstream_st>> default_streams;
@@ -128,8 +129,12 @@ __attribute__((visibility("default"))) void emulation_set(int devices, int64_t b
   machine.capability = capability;
   machine.driver = driver;
   machine.late = late != 0;
+  machine.largest = SIZE_MAX;
   machine.counts.clear();
   current = 0;
+}
+__attribute__((visibility("default"))) void emulation_break_up(int64_t largest) {
+  machine.largest = static_cast<size_t>(largest);
 }
 __attribute__((visibility("default"))) int64_t emulation_count(const char* what) {
   const Lock lock(mutex);
@@ -205,7 +210,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 
 cudaError_t cudaMalloc(void** data, size_t bytes) {
   const Lock lock(mutex);
-  if (taken(current) + bytes > machine.bytes) return cudaErrorMemoryAllocation;
+  if (bytes > machine.largest || taken(current) + bytes > machine.bytes) return cudaErrorMemoryAllocation;
   *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   if (*data == nullptr) return cudaErrorMemoryAllocation;
   std::memset(*data, 0xFF, bytes);  // NaN in every element type
