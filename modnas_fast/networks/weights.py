@@ -18,6 +18,7 @@ from modnas_fast.atomic import write_atomically
 from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import Genotype
 from modnas_fast.images.degradations import Degradation
+from modnas_fast.networks.conditioned import ConditionedNet
 from modnas_fast.networks.derived import DerivedNet
 
 _FORMAT = "modnas_fast.weights"
@@ -39,7 +40,7 @@ def save_weights(path: str | os.PathLike[str], net: DerivedNet, tensors: Mapping
 
     Args:
         path: the `.safetensors` file; replaced if it exists.
-        net: its genotype, stages, channels and degradation are recorded.
+        net: its genotype, stages, channels, degradation and whether it is told σ are recorded.
         tensors: written instead of the net's own state dict (an average of it, say); same keys and shapes.
     """
     write_atomically(path, weights_to_bytes(net, tensors))
@@ -54,13 +55,15 @@ def weights_to_bytes(net: DerivedNet, tensors: Mapping[str, Tensor] | None = Non
         "stages": str(len(net.stages)),
         "channels_in": str(net.channels_in),
     }
+    if isinstance(net, ConditionedNet):
+        metadata["conditioned"] = "true"
     if net.degradation is not None:
         metadata["degradation"] = net.degradation.to_json()
     return _safetensors(net.state_dict() if tensors is None else tensors, metadata)
 
 
 def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> DerivedNet:
-    """A trained network, ready to run: in evaluation mode, float32, on `device`.
+    """A trained network, ready to run: in evaluation mode, float32, on `device`. A `ConditionedNet` is told σ.
 
     Args:
         name_or_path: a shipped model's name (see `shipped_models`), or a weight file that `save_weights` or training
@@ -90,9 +93,8 @@ def net_from_bytes(content: bytes, name: str) -> DerivedNet:
 def _build(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> DerivedNet:
     check_format(name, metadata, "weight file", _FORMAT, _VERSION)
     try:
-        net = DerivedNet(
-            Genotype.from_json(metadata["genotype"]), int(metadata["stages"]), int(metadata["channels_in"])
-        )
+        kind = ConditionedNet if metadata.get("conditioned") == "true" else DerivedNet
+        net = kind(Genotype.from_json(metadata["genotype"]), int(metadata["stages"]), int(metadata["channels_in"]))
         if "degradation" in metadata:
             net.degradation = Degradation.from_mapping(json.loads(metadata["degradation"]))
     except (KeyError, TypeError, ValueError) as error:
