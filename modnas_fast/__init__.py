@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from modnas_fast.errors import ModnasError
     from modnas_fast.genotype import PRIMITIVES, Genotype
     from modnas_fast.networks import ConditionedNet, DerivedNet, load
+    from modnas_fast.networks.hub import HubNet
     from modnas_fast.networks.plug_and_play import PlugAndPlay
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Denoiser",
     "DerivedNet",
     "Genotype",
+    "HubNet",
     "ModnasError",
     "PlugAndPlay",
     "__version__",
@@ -46,6 +48,7 @@ _HOMES = {
     "Genotype": "modnas_fast.genotype",
     "ConditionedNet": "modnas_fast.networks",
     "DerivedNet": "modnas_fast.networks",
+    "HubNet": "modnas_fast.networks.hub",
     "PlugAndPlay": "modnas_fast.networks.plug_and_play",
     "load": "modnas_fast.networks",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -71,12 +72,22 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
         device: where the parameters go.
 
     Raises:
-        WeightsError: unknown name, unreadable, truncated or foreign file, or tensors that do not fit the genotype in
-            it.
+        WeightsError: unknown name, a shipped file that is damaged, an unreadable, truncated or foreign file, or tensors
+            that do not fit the genotype in it.
     """
     name = os.fspath(name_or_path)
-    tensors, metadata = read_safetensors(shipped_models().get(name, Path(name)))
+    shipped = shipped_models().get(name)
+    if shipped is not None:
+        _check_sum(name, shipped)
+    tensors, metadata = read_safetensors(shipped or Path(name))
     return _build(name, tensors, metadata).to(device).eval()
+
+
+def _check_sum(name: str, path: Path) -> None:
+    """Raise `WeightsError` unless a shipped model is the file that its card describes."""
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if hashlib.sha256(path.read_bytes()).hexdigest() != card["sha256"]:
+        raise WeightsError(f"{path}: not the weights of {name}, by their checksum; install modnas-fast again")
 
 
 def net_from_bytes(content: bytes, name: str) -> DerivedNet:
