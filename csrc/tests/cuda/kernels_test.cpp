@@ -33,6 +33,7 @@ bool test(Element element, bool fewer) {
   int number = 0;
   for (const ConvolutionProblem& problem : convolution_problems(fewer)) {
     set_machine(++number);
+    if (problem.processors != 0) emulation::device.processors = problem.processors;
     passed &= check("convolution", number, run(kernels, problem));
   }
   for (const SeparableProblem& problem : separable_problems(fewer)) {
@@ -57,7 +58,7 @@ int main(int arguments, char** argument) {
   using namespace modnas_fast::cuda;
   const bool fewer = arguments > 1 && std::strcmp(argument[1], "fewer") == 0;
   bool passed = true;
-  for (Element element : {Element::kFloat16, Element::kBfloat16}) passed &= test(element, fewer);
+  for (Element element : {Element::kFloat16, Element::kBfloat16, Element::kFloat32}) passed &= test(element, fewer);
   if (!fewer) {
     passed &= every_shape_was_used();
     passed &= missing_barriers_are_seen();

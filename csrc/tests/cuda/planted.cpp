@@ -59,6 +59,8 @@ bool missing_barriers_are_seen() {
   emulation::device.processors = 2000;
   passed &= every_barrier_counts("convolution with split sums", 4, [&] { return run(kernels, split); });
   SeparableProblem separable;
+  separable.channels = 8;  // so that what is staged reaches beyond the patch
+  separable.out_channels = 48;
   passed &= every_barrier_counts("separable", 3, [&] { return run(kernels, separable); });
   return passed;
 }

@@ -68,9 +68,9 @@ std::vector<ConvolutionProblem> convolution_problems(bool fewer) {
   }
   if (fewer) return problems;
   for (int width = 8; width <= 8 * kWidths; width += 8) {
-    for (int columns : {5, 40}) {  // of small and of large blocks
-      add([&](auto& p) { p.channels[0] = 8 * kWidths + 8 - width, p.out_channels = width, p.columns = columns; });
-    }
+    const int other = 8 * kWidths + 8 - width;
+    add([&](auto& p) { p.channels[0] = other, p.out_channels = width, p.columns = 5; });
+    add([&](auto& p) { p.channels[0] = other, p.out_channels = width, p.rows = 16, p.columns = 48, p.processors = 1; });
   }
   for (int i = 0; i < 60; ++i) problems.push_back(random_convolution());
   return problems;

@@ -20,6 +20,7 @@ struct ConvolutionProblem {
   int shortcut_channels = 0;
   int image_channels = 0;  // of the stage's end, if any
   bool keep = true;        // the output is stored even if it ends the stage
+  int processors = 0;      // of the emulated device, where that matters
 };
 
 struct SeparableProblem {
