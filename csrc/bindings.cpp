@@ -125,8 +125,8 @@ ConvolutionArguments dense(const Floats& x, const Floats& y, const Floats& weigh
     throw std::invalid_argument("weights are [k, k, channels in, channels out]");
   }
   arguments.kernel = weights.shape(0);
-  if ((arguments.kernel != 3 && arguments.kernel != 5) || arguments.channels_in % 8 || arguments.channels_out % 8) {
-    throw std::invalid_argument("kernels are 3x3 or 5x5, and channels multiples of 8");
+  if ((arguments.kernel != 3 && arguments.kernel != 5) || arguments.channels_in % 4 || arguments.channels_out % 4) {
+    throw std::invalid_argument("kernels are 3x3 or 5x5, and channels multiples of 4");
   }
   return arguments;
 }
@@ -168,8 +168,8 @@ DepthwiseArguments channelwise(const Floats& x, const Floats& y, const Floats& w
     throw std::invalid_argument("weights are [k, k, channels]");
   }
   arguments.kernel = weights.shape(0);
-  if ((arguments.kernel != 3 && arguments.kernel != 5) || dilation < 1 || dilation > 2 || arguments.channels % 8) {
-    throw std::invalid_argument("kernels are 3x3 or 5x5, of dilation 1 or 2, and channels multiples of 8");
+  if ((arguments.kernel != 3 && arguments.kernel != 5) || dilation < 1 || dilation > 2 || arguments.channels % 4) {
+    throw std::invalid_argument("kernels are 3x3 or 5x5, of dilation 1 or 2, and channels multiples of 4");
   }
   return arguments;
 }

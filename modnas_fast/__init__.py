@@ -17,9 +17,23 @@ if TYPE_CHECKING:
     from modnas_fast.engine.denoiser import Denoiser, denoise
     from modnas_fast.errors import ModnasError
     from modnas_fast.genotype import PRIMITIVES, Genotype
-    from modnas_fast.networks import DerivedNet, load
+    from modnas_fast.networks import ConditionedNet, DerivedNet, load
+    from modnas_fast.networks.hub import HubNet
+    from modnas_fast.networks.plug_and_play import PlugAndPlay
 
-__all__ = ["PRIMITIVES", "Denoiser", "DerivedNet", "Genotype", "ModnasError", "__version__", "denoise", "load"]
+__all__ = [
+    "PRIMITIVES",
+    "ConditionedNet",
+    "Denoiser",
+    "DerivedNet",
+    "Genotype",
+    "HubNet",
+    "ModnasError",
+    "PlugAndPlay",
+    "__version__",
+    "denoise",
+    "load",
+]
 
 _checkout = Path(__file__).parents[1]
 if (_checkout / "setup.py").exists() and (_checkout / "kernels").is_dir():
@@ -32,7 +46,10 @@ _HOMES = {
     "ModnasError": "modnas_fast.errors",
     "PRIMITIVES": "modnas_fast.genotype",
     "Genotype": "modnas_fast.genotype",
+    "ConditionedNet": "modnas_fast.networks",
     "DerivedNet": "modnas_fast.networks",
+    "HubNet": "modnas_fast.networks.hub",
+    "PlugAndPlay": "modnas_fast.networks.plug_and_play",
     "load": "modnas_fast.networks",
 }
 

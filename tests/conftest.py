@@ -14,6 +14,13 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Triton's kernels run on the CUDA device where there is one, so `-m gpu` chooses their tests too."""
+    for item in items:
+        if torch.cuda.is_available() and "kernels" in getattr(item, "fixturenames", ()):
+            item.add_marker("gpu")
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     """A test draws the same numbers alone, in any order and on any worker: what fails once fails again."""

@@ -1,5 +1,7 @@
 """The public `denoise` and `Denoiser`: kinds of images, depths, alpha, σ, devices, ensembles."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,19 @@ def test_array_kinds_agree_up_to_their_rounding(noisy: np.ndarray, dtype: type) 
     assert restored.shape == image.shape
     assert np.abs(restored / scale - expected).max() < 3 / 255
     assert np.abs(restored / scale - np.clip(noisy, 0, 1)).max() > 0.05
+
+
+def test_a_read_only_array(noisy: np.ndarray) -> None:
+    """As those of mapped files are: it works, and PyTorch has nothing to warn of."""
+    frozen = noisy.copy()
+    frozen.setflags(write=False)
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            np.testing.assert_array_equal(modnas_fast.denoise(frozen), modnas_fast.denoise(noisy))
+    finally:
+        torch.set_warn_always(False)
 
 
 def test_sixteen_bit_is_not_halved(noisy: np.ndarray) -> None:

@@ -89,7 +89,7 @@ def test_patch_as_large_as_the_image():
 def test_noise_has_its_level(channels):
     image = np.full((32, 32, channels), 128, np.uint8)
     sampler = PairSampler([image], 32, "awgn", (15, 50), CPU, seed=3)
-    noisy, clean = sampler.sample(64)
+    noisy, clean, told = sampler.sample(64)
     assert noisy.shape == clean.shape == (64, channels, 32, 32)
     assert (clean == 128 / 255).all()
     noise = (noisy - clean) * 255
@@ -97,6 +97,7 @@ def test_noise_has_its_level(channels):
     low = levels < 30
     assert 16 < int(low.sum()) < 48
     torch.testing.assert_close(levels, torch.where(low, 15.0, 50.0), rtol=0.15, atol=0)
+    assert torch.equal(told, torch.where(low, 15.0, 50.0))
     for value, chosen in ((15.0, low), (50.0, ~low)):
         assert float(noise[chosen].std()) == pytest.approx(value, rel=0.01)
         assert abs(float(noise[chosen].mean())) < 0.02 * value
@@ -105,20 +106,30 @@ def test_noise_has_its_level(channels):
     assert not torch.equal(sampler.sample(64)[0], noisy)
 
 
+def test_noise_of_any_level_between() -> None:
+    image = np.full((32, 32, 1), 128, np.uint8)
+    noisy, clean, told = PairSampler([image], 32, "awgn", (5, 55), CPU, seed=3, between=True).sample(256)
+    assert told.min() > 5
+    assert told.max() < 55
+    assert float(told.mean()) == pytest.approx(30, abs=3)
+    torch.testing.assert_close(((noisy - clean) * 255).std(dim=(1, 2, 3)), told, rtol=0.12, atol=0)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_pairs_are_aligned(channels):
     generator = np.random.default_rng(0)
     images = [generator.integers(0, 256, (size, 20, channels), np.uint8) for size in (16, 24, 5)]
     qualities = (10, 60)
     sampler = PairSampler(images, 16, "jpeg", qualities, CPU, seed=1)
-    degraded, clean = sampler.sample(60)
+    degraded, clean, told = sampler.sample(60)
     truth = {}
     for image, quality in itertools.product(images[:2], qualities):
         coded = jpeg_compress(image if channels == 3 else image[..., 0], quality).reshape(image.shape)
         both = np.concatenate((coded, image), -1)
         truth |= dict.fromkeys(every_patch([both], 16)[0], quality)
     pairs = (torch.cat((degraded, clean), 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    assert {truth[pair.tobytes()] for pair in pairs} == set(qualities)
+    assert [truth[pair.tobytes()] for pair in pairs] == told.tolist()
+    assert set(told.tolist()) == set(qualities)
     assert (degraded - clean).abs().mean() > 0.01
 
 
@@ -132,9 +143,10 @@ def test_shares_are_slices_of_the_whole_batch(degradation, levels):
     whole = samplers()
     parts = [samplers() for _ in range(3)]
     for _ in range(3):
-        noisy, clean = whole.sample(6)
+        noisy, clean, level = whole.sample(6)
         for rank, part in enumerate(parts):
             share = slice(rank, None, 3)
             mine = part.sample(6, share)
             assert torch.equal(mine[0], noisy[share])
             assert torch.equal(mine[1], clean[share])
+            assert torch.equal(mine[2], level[share])

@@ -136,8 +136,14 @@ def stop_after(monkeypatch, steps, number=signal.SIGINT):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"precision": "bf16"}, {"degradation": "jpeg", "levels": [10, 50]}, {"stages": 2, "levels": [15, 50]}],
-    ids=["fp32", "bf16", "jpeg", "two stages"],
+    [
+        {},
+        {"precision": "bf16"},
+        {"degradation": "jpeg", "levels": [10, 50]},
+        {"stages": 2, "levels": [15, 50]},
+        {"conditioned": True, "levels": [0, 55]},
+    ],
+    ids=["fp32", "bf16", "jpeg", "two stages", "conditioned"],
 )
 def test_resume_is_bit_exact(settings, tmp_path, monkeypatch, changes, number):
     changes = changes | {"steps": 16}
@@ -440,7 +446,7 @@ def test_learns_and_logs(settings, tmp_path):
     net = load(weights)
     fresh = DerivedNet(TINY)
     sampler = PairSampler([synthetic_image(i)[..., None] for i in range(20, 28)], 16, "awgn", (25,), CPU, seed=5)
-    noisy, clean = sampler.sample(64)
+    noisy, clean, _ = sampler.sample(64)
     with torch.inference_mode():
         losses = [float((output - clean).square().mean()) for output in (net(noisy), noisy, fresh(noisy))]
     assert losses[0] < 0.6 * losses[1]  # it denoises …

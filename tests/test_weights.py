@@ -248,6 +248,18 @@ def test_any_tensors_and_text_survive(tmp_path):
         assert torch.equal(again[key], value)
 
 
+def test_a_damaged_shipped_model_is_noticed(tmp_path, monkeypatch):
+    """Even where one bit of a number is wrong, and the file as such is whole."""
+    (name, path), *_ = shipped_models().items()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / path.name).write_bytes(content)
+    (tmp_path / f"{name}.json").write_bytes(path.with_suffix(".json").read_bytes())
+    monkeypatch.setattr("modnas_fast.networks.weights.shipped_models", lambda: {name: tmp_path / path.name})
+    with pytest.raises(WeightsError, match="by their checksum; install modnas-fast again"):
+        load(name)
+
+
 def test_shipped_models_load():
     assert list(shipped_models()) == sorted(shipped_models())
     for name in shipped_models():

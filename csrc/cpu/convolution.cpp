@@ -271,7 +271,7 @@ void accumulate(const ConvolutionArguments& arguments, float* scratch, int64_t b
   for (int64_t point = 0; point < kPoints * kPoints; ++point) {
     for_groups(channels, [&](auto shape, int64_t first) {
       constexpr int vectors = decltype(shape)::vectors, rows = 8;
-      for (int64_t row = 0; row < depth; row += rows) {  // of 8 input channels
+      for (int64_t row = 0; row < depth; row += rows) {  // of 8 input channels, or, computed in vain, beyond the last
         const float* a = transformed.data + point * transformed.plane_stride + row;
         const float* b = gradients.data + point * gradients.plane_stride + first * kLanes;
         float* to = sums + (point * depth + row) * columns + first * kLanes;
@@ -289,6 +289,7 @@ void accumulate(const ConvolutionArguments& arguments, float* scratch, int64_t b
         }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; ++r) {
+          if (row + r >= depth) break;
 #pragma GCC unroll 3
           for (int v = 0; v < vectors; ++v) {
             float* sum = to + r * columns + v * kLanes;

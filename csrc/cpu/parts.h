@@ -1,4 +1,4 @@
-// Channels that do not fill whole vectors: counts that are multiples of 8 where a vector has 16 lanes.
+// Channels that do not fill whole vectors: counts that are multiples of 4 where a vector has 8 or 16 lanes.
 #pragma once
 
 #include "cpu/vector.h"
@@ -9,11 +9,14 @@ namespace {
 
 constexpr int64_t vectors_of(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
 
-// The lanes of a vector that exist: all, or the first 8. Masks cost nothing where there are any.
+// The lanes of a vector that exist: all, or the first 4, 8 or 12. AVX-512's masks cost nothing.
 struct Part {
 #if defined(__AVX512F__)
-  explicit Part(int64_t channels_left) : mask(channels_left < kLanes ? 0xff : 0xffff) {}
+  explicit Part(int64_t channels_left) : mask(channels_left < kLanes ? (1 << channels_left) - 1 : 0xffff) {}
   __mmask16 mask;
+#elif defined(__AVX2__)
+  explicit Part(int64_t channels_left) : half(channels_left < kLanes) {}
+  bool half;
 #else
   explicit Part(int64_t) {}
 #endif
@@ -22,6 +25,8 @@ struct Part {
 MODNAS_FAST_INLINE Vector load(const float* from, [[maybe_unused]] Part part) {
 #if defined(__AVX512F__)
   return _mm512_maskz_loadu_ps(part.mask, from);
+#elif defined(__AVX2__)
+  return part.half ? _mm256_zextps128_ps256(_mm_loadu_ps(from)) : load(from);
 #else
   return load(from);
 #endif
@@ -30,6 +35,12 @@ MODNAS_FAST_INLINE Vector load(const float* from, [[maybe_unused]] Part part) {
 MODNAS_FAST_INLINE void store(float* to, Vector value, [[maybe_unused]] Part part) {
 #if defined(__AVX512F__)
   _mm512_mask_storeu_ps(to, part.mask, value);
+#elif defined(__AVX2__)
+  if (part.half) {
+    _mm_storeu_ps(to, _mm256_castps256_ps128(value));
+  } else {
+    store(to, value);
+  }
 #else
   store(to, value);
 #endif

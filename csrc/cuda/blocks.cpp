@@ -73,7 +73,9 @@ int64_t cost(const Blocks& blocks, int64_t num_blocks, const Limits& limits) {
   const int64_t chain = kStart + own_depth * (kWait + kProduct * blocks.tiles * blocks.columns);
   const int64_t resident = std::clamp<int64_t>(limits.processor_shared_bytes / (blocks.shared_bytes + 1024), 1, 4);
   const int64_t rounds = (num_blocks + limits.processors - 1) / limits.processors;
-  return std::max(rounds * work, (rounds + resident - 1) / resident * chain);
+  // Of few rounds all take as long as the first; of many, the last is half full.
+  const int64_t busy = rounds < 5 ? rounds * work : num_blocks * work / limits.processors + work / 2;
+  return std::max(busy, (rounds + resident - 1) / resident * chain);
 }
 
 // The cheapest of all shapes, and of the ways to divide the output's channels; `place` fills in what depends on them.
@@ -130,7 +132,7 @@ cudaError_t choose_blocks(const Convolution& arguments, const Limits& limits, Bl
     candidate.slices = most_taps * chunks;
     if (arguments.shortcut.data != nullptr) {
       candidate.shortcut_slices = arguments.shortcut.channels / 8;
-      place_patch(candidate.shortcut, shape, 1, 0, 0, false, candidate.shortcut_slices);
+      place_patch(candidate.shortcut, shape, arguments.scale, 0, 0, true, candidate.shortcut_slices);
     }
     return true;
   };

@@ -20,9 +20,7 @@ __device__ __forceinline__ void fill_table(int* table, const Phase& phase, const
     }
     const int dy = phase.taps[tap].dy - first.dy, dx = phase.taps[tap].dx - first.dx;
     const int column = dx % patch.stride * (patch.columns / patch.stride) + dx / patch.stride;
-    // Of a single tap the patch has every pixel that it reads, and no other.
-    const int pixel = phase.num_taps == 1 ? 0 : dy * patch.columns + column;
-    table[i] = pixel * patch.pixel_bytes + 16 * (i - tap * chunks);
+    table[i] = (dy * patch.columns + column) * patch.pixel_bytes + 16 * (i - tap * chunks);
   }
 }
 
@@ -67,9 +65,9 @@ __global__ void __launch_bounds__(kThreads, kTiles == 4 ? 3 : 4)
     const bool shortcut = i == 2;
     const Source source = one_of_three(i, arguments.sources[0], arguments.sources[1], arguments.shortcut);
     if (source.data == nullptr) continue;
-    fill_patch<Type>(source, shortcut ? blocks.shortcut : blocks.patch, place.image, shortcut ? place.row : first_row,
-                     shortcut ? place.column : first_column, i == 1 ? chunks0 : 0, !shortcut && arguments.relu,
-                     shared + (shortcut ? blocks.shortcut_begin : 0));
+    fill_patch<Type>(source, shortcut ? blocks.shortcut : blocks.patch, place.image,
+                     shortcut ? place.row_of(0) : first_row, shortcut ? place.column_of(0) : first_column,
+                     i == 1 ? chunks0 : 0, !shortcut && arguments.relu, shared + (shortcut ? blocks.shortcut_begin : 0));
   }
 
   // Warps of the same group have the same pixels, and a part of the sum each.

@@ -18,6 +18,11 @@ std::vector<float> random_floats(int64_t count) {
   return values;
 }
 
+struct Case {
+  Images size;
+  int64_t channels_in, channels_out;
+};
+
 struct Sums {
   std::vector<double> y, dweight;
 };
@@ -68,8 +73,9 @@ int test_training() {
     if (found == nullptr) continue;
     const Kernels& kernels = *found;
     for (int64_t k : {3, 5}) {
-      for (const Images& size : {Images{3, 7, 11}, Images{1, 1, 2}}) {
-        const int64_t pixels = size.images * size.rows * size.columns, channels_in = 24, channels_out = 40;
+      for (const auto& [size, channels_in, channels_out] :
+           {Case{{3, 7, 11}, 24, 40}, Case{{3, 7, 11}, 36, 28}, Case{{1, 1, 2}, 20, 4}}) {
+        const int64_t pixels = size.images * size.rows * size.columns;
         const std::vector<float> x = random_floats(pixels * channels_in), dy = random_floats(pixels * channels_out);
         const std::vector<float> weights = random_floats(k * k * channels_in * channels_out);
         const Sums want = plain(size, k, 1, channels_in, channels_out, false, x, weights, dy);

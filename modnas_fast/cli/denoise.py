@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     from modnas_fast.images.files import check_writable, list_images
 
     jobs = _plan(list_images(arguments.inputs, recursive=arguments.recursive), arguments)
-    denoiser = Denoiser(arguments.model or DEFAULT_MODEL, arguments.device, tile_size(arguments.tile), arguments.x8)
+    model, tile = arguments.model or DEFAULT_MODEL, tile_size(arguments.tile)
+    denoiser = Denoiser(model, arguments.device, tile, arguments.x8, arguments.sigma)
     denoiser.check_level(arguments.sigma)
     progress = ProgressLine()
     failures = _Failures(progress)

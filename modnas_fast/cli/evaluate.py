@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     denoiser = _denoiser(arguments)
     kind, level = ("awgn", arguments.sigma) if arguments.jpeg is None else ("jpeg", float(arguments.jpeg))
     progress = ProgressLine()
-    trained = getattr(denoiser.net, "degradation", None)  # of baselines nothing is known
-    if trained is not None and (trained.kind != kind or level not in trained.levels):
+    trained = getattr(denoiser, "trained_for", None)  # of baselines nothing is known
+    if trained is not None and not trained.covers(kind, level):
         progress.say(f"note: {denoiser.name} was trained for {trained}")
     channels = 3 if arguments.rgb else denoiser.net.channels_in
     assert isinstance(channels, int)  # nn.Module's attributes have no types
@@ -70,17 +70,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _denoiser(arguments: argparse.Namespace) -> Denoiser | BaselineDenoiser:
+    sigma = arguments.sigma if arguments.jpeg is None else None
     if arguments.baseline is None:
         from modnas_fast.engine.denoiser import DEFAULT_MODEL, Denoiser
 
         if arguments.weights is not None:
             raise ModnasError("--weights belongs to --baseline; give a weight file of this package as --model")
-        return Denoiser(arguments.model or DEFAULT_MODEL, arguments.device, tile_size(arguments.tile), arguments.x8)
+        tile = tile_size(arguments.tile)
+        return Denoiser(arguments.model or DEFAULT_MODEL, arguments.device, tile, arguments.x8, sigma)
     from modnas_fast.engine.baseline import BaselineDenoiser
 
     if arguments.model is not None or arguments.tile != "auto" or arguments.x8:
         raise ModnasError("--baseline runs a network of its own on whole images: leave --model, --tile and --x8 out")
-    sigma = arguments.sigma if arguments.jpeg is None else None
     return BaselineDenoiser(arguments.baseline, arguments.weights, sigma, arguments.rgb, arguments.device)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from modnas_fast.engine.engine import Engine
 from modnas_fast.errors import ModnasError
-from modnas_fast.networks import DerivedNet, load
+from modnas_fast.networks import DerivedNet, load, plain_net
 from modnas_fast.networks.weights import net_from_bytes, weights_to_bytes
 
 _ENGINES_KEPT = 8
@@ -99,14 +99,18 @@ class EngineModule(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | os.PathLike[str], threads: int = 0, dtype: str = "float32"
+        cls,
+        name_or_path: str | os.PathLike[str],
+        threads: int = 0,
+        dtype: str = "float32",
+        sigma: float | None = None,
     ) -> EngineModule:
-        """The module of a shipped model, by name, or of a weight file.
+        """The module of a shipped model, by name, or of a weight file; of one for every σ, at `sigma`.
 
         Raises:
-            ModnasError: as `networks.load`.
+            ModnasError: as `networks.load` and `networks.plain_net`.
         """
-        return cls(load(name_or_path), threads, dtype)
+        return cls(plain_net(load(name_or_path), sigma, os.fspath(name_or_path)), threads, dtype)
 
     def forward(self, y: Tensor) -> Tensor:
         """As `Engine.__call__`: float32 [N, C, H, W] with any H, W ≥ 1 on the CPU, to the same shape."""

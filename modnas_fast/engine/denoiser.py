@@ -15,7 +15,7 @@ from modnas_fast.engine.engine import Engine, engine_obstacle
 from modnas_fast.engine.tiling import OnTile, ignore_progress, portion, run_tiled
 from modnas_fast.errors import ModnasError
 from modnas_fast.images.frames import Frame, from_float, to_float
-from modnas_fast.networks import DerivedNet, load, shipped_models
+from modnas_fast.networks import DerivedNet, load, plain_net, shipped_models
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,12 +40,14 @@ class Denoiser:
         tile: "auto" (tiles of 768 pixels from one megapixel on; the compiled engine: as 2 GiB ask for), a side in
             pixels, or 0 for never.
         x8: average over the 8 flips and rotations: eight times the work, for 0.09 dB on Set12 with the default model.
+        sigma: the noise's standard deviation on the 0–255 scale, which a model for every σ has to know; the others
+            have their own (`check_level` compares).
 
     On the CPU a model given by name or file runs on the compiled engine where it is built; a network, which may still
     change, and everything else runs on PyTorch. `backend` says which, and why.
 
     Raises:
-        ModnasError: unknown model, device or tile.
+        ModnasError: unknown model, device or tile; or a model for every σ without one, or for none like it.
     """
 
     def __init__(
@@ -54,12 +56,15 @@ class Denoiser:
         device: str | torch.device = "auto",
         tile: str | int = "auto",
         x8: bool = False,
+        sigma: float | None = None,
     ) -> None:
         if tile != "auto" and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 0):
             raise ModnasError(f"tile is {tile!r}; give 'auto', a side in pixels, or 0 for no tiling")
         self.device = choose_device(device)
         self.name = model.genotype.name if isinstance(model, DerivedNet) else os.fspath(model)
         net = model if isinstance(model, DerivedNet) else load(model)
+        self.trained_for = net.degradation
+        net = plain_net(net, sigma, self.name)
         self.net: DerivedNet = net.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.tile = tile
         self.x8 = x8
@@ -76,8 +81,8 @@ class Denoiser:
 
     def check_level(self, sigma: float | None) -> None:
         """Raise `ModnasError` if the model was trained for other noise than σ (0–255 scale); None asks nothing."""
-        trained = self.net.degradation
-        if sigma is None or trained is None or (trained.kind == "awgn" and sigma in trained.levels):
+        trained = self.trained_for
+        if sigma is None or trained is None or trained.covers("awgn", sigma):
             return
         raise ModnasError(
             f"model {self.name} was trained for {trained}, not for σ = {sigma:g}; choose another model "
@@ -141,7 +146,9 @@ class Denoiser:
         Raises:
             ModnasError: a gray picture for an RGB model.
         """
-        y = torch.from_numpy(to_float(frame.colour)).permute(2, 0, 1)[None]
+        # A copy where the samples are read only, as those of a mapped file: of these PyTorch warns.
+        samples = np.require(to_float(frame.colour), requirements="W")
+        y = torch.from_numpy(samples).permute(2, 0, 1)[None]
         if self.net.channels_in == 3 and y.shape[1] == 1:
             raise ModnasError(f"model {self.name} is for RGB and the image is gray; choose a gray model")
         restored = self(y, on_tile)[0].permute(1, 2, 0).numpy()
@@ -161,7 +168,8 @@ def denoise(
     Args:
         image: a NumPy array [H, W] or [H, W, C] with C = 1, 2, 3, 4 (gray, gray + alpha, RGB, RGBA), uint8, uint16 or
             float in [0, 1]; or a Pillow image; or a tensor [H, W], [C, H, W] or [N, C, H, W], float in [0, 1].
-        sigma: the noise's standard deviation on the 0–255 scale. Left out: the one that the model was trained for.
+        sigma: the noise's standard deviation on the 0–255 scale. Left out: the one that the model was trained for; a
+            model for every σ has to be told.
         model: a shipped model's name (see `modnas-fast models`), a weight file, or a network. Gray models run the
             channels of RGB images one by one, and warn.
         device, tile, x8: see `Denoiser`.
@@ -173,9 +181,9 @@ def denoise(
         ModnasError: an image of another kind, an unknown model, or a σ that the model was not trained for.
     """
     if isinstance(model, DerivedNet):
-        denoiser = Denoiser(model, device, tile, x8)
+        denoiser = Denoiser(model, device, tile, x8, sigma)
     else:
-        denoiser = _denoiser(os.fspath(model), device, tile, x8)
+        denoiser = _denoiser(os.fspath(model), device, tile, x8, sigma)
     denoiser.check_level(sigma)
     if isinstance(image, Tensor):
         return _denoise_tensor(denoiser, image)
@@ -187,9 +195,9 @@ def denoise(
 
 
 @functools.lru_cache(maxsize=4)
-def _denoiser(model: str, device: str | torch.device, tile: str | int, x8: bool) -> Denoiser:
+def _denoiser(model: str, device: str | torch.device, tile: str | int, x8: bool, sigma: float | None) -> Denoiser:
     """Denoisers by name or path, kept so that a loop over images loads the weights once."""
-    return Denoiser(model, device, tile, x8)
+    return Denoiser(model, device, tile, x8, sigma)
 
 
 def choose_device(device: str | torch.device) -> torch.device:

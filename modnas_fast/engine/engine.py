@@ -84,15 +84,19 @@ class Engine:
             self._backend = cuda.CudaBackend(program, self.channels_in, genotype, dtype, index, memory_limit)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike[str], **settings: Any) -> Engine:
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], sigma: float | None = None, **settings: Any
+    ) -> Engine:
         """The engine of a shipped model, by name, or of a weight file; `settings` are `Engine`'s other arguments.
 
-        Raises:
-            ModnasError: as `networks.load` and `Engine`.
-        """
-        from modnas_fast.networks import load
+        A model for every σ has to be told which (0–255 scale); it is built in, so another takes another engine.
 
-        net = load(name_or_path)
+        Raises:
+            ModnasError: as `networks.load`, `networks.plain_net` and `Engine`.
+        """
+        from modnas_fast.networks import load, plain_net
+
+        net = plain_net(load(name_or_path), sigma, os.fspath(name_or_path))
         return cls(net.genotype, net.state_dict(), **settings)
 
     @property

@@ -12,7 +12,7 @@ import torch
 
 from modnas_fast.atomic import write_atomically
 from modnas_fast.errors import ModnasError
-from modnas_fast.networks import DerivedNet, load, shipped_models
+from modnas_fast.networks import ConditionedNet, DerivedNet, load, shipped_models
 from modnas_fast.version import __version__
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -22,6 +22,8 @@ def export_model(
     model: str | os.PathLike[str], form: str, path: str | os.PathLike[str], overwrite: bool = False
 ) -> None:
     """Write a trained network as a file that runs without modnas_fast, on images of any size ≥ 1×1 in any batch.
+
+    A network for every σ has a second input, `sigma`: float32 [batch] on the 0–255 scale.
 
     The file's metadata hold the model's name, genotype, stages, channels, what it was trained for (`sigma` is on the
     0–255 scale) and, of a shipped model, its card.
@@ -64,7 +66,8 @@ def describe(net: DerivedNet, name: str) -> dict[str, str]:
     if net.degradation is not None:
         metadata["degradation"] = net.degradation.to_json()
         if net.degradation.kind == "awgn":
-            metadata["sigma"] = ", ".join(f"{level:g}" for level in net.degradation.levels)
+            joint = " to " if net.degradation.between else ", "
+            metadata["sigma"] = joint.join(f"{level:g}" for level in net.degradation.levels)
     if name in shipped_models():
         card = json.loads(shipped_models()[name].with_suffix(".json").read_text(encoding="utf-8"))
         metadata["card"] = json.dumps(card)
@@ -73,7 +76,7 @@ def describe(net: DerivedNet, name: str) -> dict[str, str]:
 
 
 def export_program(net: DerivedNet) -> torch.export.ExportedProgram:
-    """`torch.export` of a network for float32 [N, C, H, W] with any N, H, W ≥ 1; values as in `DerivedNet.forward`.
+    """`torch.export` of a network for float32 [N, C, H, W] with any N, H, W ≥ 1; values as in its `forward`.
 
     Without torch's `backed_size_oblivious`, sizes of 8 and less would be ruled out: there the smallest feature maps
     have one row, and torch specialises what has the size 1.
@@ -84,7 +87,11 @@ def export_program(net: DerivedNet) -> torch.export.ExportedProgram:
     sizes = {axis: torch.export.Dim(name, min=1) for axis, name in ((0, "batch"), (2, "height"), (3, "width"))}
     config: Any = _config
     with config.patch(backed_size_oblivious=True), torch.no_grad():
-        return torch.export.export(net.cpu().float().eval(), (y,), dynamic_shapes={"y": sizes})
+        net = net.cpu().float().eval()
+        if not isinstance(net, ConditionedNet):
+            return torch.export.export(net, (y,), dynamic_shapes={"y": sizes})
+        shapes = {"y": sizes, "sigma": {0: sizes[0]}}
+        return torch.export.export(net, (y, torch.tensor([25.0, 50.0])), dynamic_shapes=shapes)
 
 
 def _onnx_bytes(net: DerivedNet, metadata: dict[str, str]) -> bytes:

@@ -7,7 +7,7 @@ only. Needs the package `onnx` (the extra `onnx`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from modnas_fast.engine.program import Array, Step, build_program
 from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import SIZE_MULTIPLE
-from modnas_fast.networks import DerivedNet
+from modnas_fast.networks import ConditionedNet, DerivedNet
 from modnas_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 OPSET = 23  # of 2025; what today's runtimes read
 _IR_VERSION = 11
-INPUT, OUTPUT = "noisy", "clean"
+INPUT, LEVEL, OUTPUT = "noisy", "sigma", "clean"
 
 
 def build_onnx(net: DerivedNet, metadata: Mapping[str, str]) -> ModelProto:
@@ -35,7 +35,8 @@ def build_onnx(net: DerivedNet, metadata: Mapping[str, str]) -> ModelProto:
 
     Returns:
         A model with the input `noisy` and the output `clean`, both [batch, C, height, width] with any batch, height and
-        width of at least 1; values as in `DerivedNet.forward`, not clipped.
+        width of at least 1; values as in `DerivedNet.forward`, not clipped. A network for every σ has a second input,
+        `sigma`, [batch] on the 0–255 scale.
 
     Raises:
         ModnasError: the package `onnx` is missing, or the weights hold NaN or infinity.
@@ -44,17 +45,23 @@ def build_onnx(net: DerivedNet, metadata: Mapping[str, str]) -> ModelProto:
         import onnx
     except ImportError:
         raise ModnasError("ONNX export needs the package onnx: pip install 'modnas-fast[onnx]'") from None
-    weights = {name: value.detach().cpu().float().numpy() for name, value in net.state_dict().items()}
+    conditions = _conditions(net)
+    plain = net.at(0) if isinstance(net, ConditionedNet) else net
+    weights = {name: value.detach().cpu().float().numpy() for name, value in plain.state_dict().items()}
     program = build_program(net.genotype, weights, len(net.stages), net.channels_in)
     builder = _Builder()
     noisy, size = builder.pad(INPUT)
     x = noisy
-    for index, steps in enumerate(program):
-        x = builder.stage(f"stage{index + 1}", steps, x, noisy)
+    for index, (steps, condition) in enumerate(zip(program, conditions, strict=True)):
+        x = builder.stage(f"stage{index + 1}", steps, x, noisy, condition)
     builder.crop(x, size)
     shape: list[str | int | None] = ["batch", net.channels_in, "height", "width"]
-    images = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in (INPUT, OUTPUT)]
-    graph = onnx.helper.make_graph(builder.nodes, "modnas_fast", images[:1], images[1:], builder.constants)
+    inputs = {INPUT: shape} | ({LEVEL: ["batch"]} if isinstance(net, ConditionedNet) else {})
+    described = [
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, axes) for name, axes in values.items()]
+        for values in (inputs, {OUTPUT: shape})
+    ]
+    graph = onnx.helper.make_graph(builder.nodes, "modnas_fast", described[0], described[1], builder.constants)
     opset = onnx.helper.make_opsetid("", OPSET)
     model = onnx.helper.make_model(
         graph,
@@ -66,6 +73,25 @@ def build_onnx(net: DerivedNet, metadata: Mapping[str, str]) -> ModelProto:
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+@dataclass
+class _Condition:
+    """How a stage uses s = σ/255: s · `level_weight` is added to the stem's first convolution, and δ = 1/(1 + λs²)."""
+
+    level_weight: Array
+    penalty: float  # λ
+
+
+def _conditions(net: DerivedNet) -> list[_Condition | None]:
+    """A stage's each; None where it is not told σ."""
+    if not isinstance(net, ConditionedNet):
+        return [None] * len(net.stages)
+    state = {name: value.detach().cpu().float().numpy() for name, value in net.state_dict().items()}
+    return [
+        _Condition(state[f"stages.{t}.level_weight"], float(np.exp(state[f"stages.{t}.log_lambda"])))
+        for t in range(len(net.stages))
+    ]
 
 
 class _Builder:
@@ -106,7 +132,7 @@ class _Builder:
     def crop(self, image: str, size: str) -> None:
         self._node("Slice", [image, self._integers("origin", 0, 0), size, self._integers("axes", 2, 3)], OUTPUT)
 
-    def stage(self, place: str, steps: Sequence[Step], x: str, noisy: str) -> str:
+    def stage(self, place: str, steps: Sequence[Step], x: str, noisy: str, condition: _Condition | None) -> str:
         """xᵗ from xᵗ⁻¹ (`x`) and the padded noisy image."""
         tensors = {0: x}
         for step in steps:
@@ -114,9 +140,12 @@ class _Builder:
             inputs = [self._relu(tensors[index]) if step.relu else tensors[index] for index in step.inputs]
             source = inputs[0] if len(inputs) == 1 else self._node("Concat", inputs, f"{name}/concat", axis=1)
             if step.op == "output":
-                tensors[step.output] = self._output(step, name, source, noisy)
+                delta = self._delta(name, condition) if condition else None
+                tensors[step.output] = self._output(step, name, source, noisy, delta)
             else:
                 tensors[step.output] = self._layer(step, name, source)
+            if condition and step is steps[0]:
+                tensors[step.output] = self._tell_level(name, tensors[step.output], condition)
             if step.shortcut >= 0:
                 shortcut = self._conv(step, f"{name}/shortcut", tensors[step.shortcut], "shortcut_")
                 tensors[step.output] = self._node("Add", [tensors[step.output], shortcut], f"{name}/sum")
@@ -152,12 +181,34 @@ class _Builder:
             settings = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         return self._node("Resize", [x, "", scales], name, **settings)
 
-    def _output(self, step: Step, name: str, x: str, noisy: str) -> str:
-        """δ·y + (1 − δ)·v; the factor of v is in the weights of its 1×1 convolution."""
+    def _level(self) -> str:
+        """s = σ/255, [batch, 1, 1, 1]."""
+        if "level" not in self._names:
+            sigma = self._node("Reshape", [LEVEL, self._integers("level_shape", -1, 1, 1, 1)], "sigma_of_images")
+            self._node("Mul", [sigma, self._constant("unit", np.array(1 / 255, np.float32))], "level")
+        return "level"
+
+    def _tell_level(self, name: str, x: str, condition: _Condition) -> str:
+        weight = self._constant(f"{name}/level_weight", condition.level_weight.reshape(1, -1, 1, 1))
+        return self._node("Add", [x, self._node("Mul", [self._level(), weight], f"{name}/level")], f"{name}/told")
+
+    def _delta(self, name: str, condition: _Condition) -> str:
+        square = self._node("Mul", [self._level(), self._level()], f"{name}/level_squared")
+        penalty = self._constant(f"{name}/lambda", np.array(condition.penalty, np.float32))
+        weighted = self._node("Mul", [square, penalty], f"{name}/lambda_level_squared")
+        one = self._constant("one", np.array(1, np.float32))
+        return self._node("Reciprocal", [self._node("Add", [weighted, one], f"{name}/denominator")], f"{name}/delta")
+
+    def _output(self, step: Step, name: str, x: str, noisy: str, delta: str | None) -> str:
+        """δ·y + (1 − δ)·v; where δ is a constant, the factor of v is in the weights of its 1×1 convolution."""
+        if delta is not None:
+            v = self._conv(step, f"{name}/conv", x)
+            rest = self._node("Sub", [noisy, v], f"{name}/removed")
+            return self._node("Add", [v, self._node("Mul", [rest, delta], f"{name}/kept")], name)
         scaled = {kind: array * np.float32(1 - step.delta) for kind, array in step.weights.items()}
         v = self._conv(replace(step, weights=scaled), f"{name}/conv", x)
-        delta = self._constant(f"{name}/delta", np.array(step.delta, np.float32))
-        return self._node("Add", [self._node("Mul", [noisy, delta], f"{name}/delta_y"), v], name)
+        constant = self._constant(f"{name}/delta", np.array(step.delta, np.float32))
+        return self._node("Add", [self._node("Mul", [noisy, constant], f"{name}/delta_y"), v], name)
 
     def _conv(self, step: Step, name: str, x: str, kind: str = "", kernel: int = 1, **settings: Any) -> str:
         """A convolution padded so that one of stride 1 keeps the size; `kind` as in `Step.weights`."""

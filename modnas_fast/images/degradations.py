@@ -25,10 +25,12 @@ class Degradation:
     Args:
         kind: "awgn", additive white Gaussian noise, or "jpeg", compression of the luma.
         levels: the σ on the 0–255 scale, or the JPEG qualities, it was trained at.
+        between: `levels` are the lowest and the highest, and everything between was trained too.
     """
 
     kind: str
     levels: tuple[float, ...]
+    between: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(float(level) for level in self.levels))
@@ -36,19 +38,30 @@ class Degradation:
             raise ModnasError(f"degradation is {self.kind!r}; choose from {', '.join(KINDS)}")
         if not self.levels or not all(np.isfinite(level) and level >= 0 for level in self.levels):
             raise ModnasError(f"levels is {self.levels}; give at least one, none negative")
+        if self.between and (self.kind != "awgn" or len(self.levels) != 2 or self.levels[0] >= self.levels[1]):
+            raise ModnasError(f"levels is {self.levels}; give the lowest and the highest σ of a range")
         if self.kind == "jpeg" and not all(level in range(1, 96) for level in self.levels):
             raise ModnasError(f"levels is {self.levels}; JPEG qualities are whole, 1 to 95")
 
     def __str__(self) -> str:
         unit = "σ" if self.kind == "awgn" else "JPEG q"
-        return f"{unit} = " + ", ".join(f"{level:g}" for level in self.levels)
+        return f"{unit} = " + (" to " if self.between else ", ").join(f"{level:g}" for level in self.levels)
+
+    def covers(self, kind: str, level: float) -> bool:
+        """Whether it was trained for this."""
+        if self.between:
+            return kind == self.kind and self.levels[0] <= level <= self.levels[1]
+        return kind == self.kind and level in self.levels
 
     def to_json(self) -> str:
-        return json.dumps({"kind": self.kind, "levels": list(self.levels)})
+        entry: dict[str, Any] = {"kind": self.kind, "levels": list(self.levels)}
+        if self.between:
+            entry["between"] = True
+        return json.dumps(entry)
 
     @classmethod
     def from_mapping(cls, entry: Mapping[str, Any]) -> Degradation:
-        return cls(entry["kind"], tuple(entry["levels"]))
+        return cls(entry["kind"], tuple(entry["levels"]), bool(entry.get("between", False)))
 
 
 def add_test_noise(clean: Array, sigma: float, seed: int = 0) -> Array:

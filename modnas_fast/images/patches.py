@@ -79,7 +79,7 @@ class PatchSampler:
 
 
 class PairSampler:
-    """Pairs (degraded, clean) of a training batch.
+    """Training batches: degraded patches, the clean ones, and how much each was degraded.
 
     AWGN is drawn anew for every patch. JPEG copies of the images are made once a quality, and patches are cut from
     both alike.
@@ -88,6 +88,7 @@ class PairSampler:
         images: clean uint8 images [H, W, C].
         patch: side in pixels.
         degradation, levels: see `TrainConfig`.
+        between: σ is drawn uniformly between the two `levels`.
         device: where batches are made.
         seed: of positions, symmetries, levels and noise.
     """
@@ -100,10 +101,12 @@ class PairSampler:
         levels: Sequence[float],
         device: torch.device,
         seed: int,
+        between: bool = False,
     ) -> None:
         self.clean = PatchSampler(images, patch, device)
         self.generator = torch.Generator(device).manual_seed(seed)
-        self._levels = torch.tensor(levels, device=device)
+        self._levels = torch.tensor(levels, dtype=torch.float32, device=device)
+        self._between = between
         self._compressed: Tensor | None = None
         if degradation == "jpeg":
             copies = [
@@ -112,24 +115,31 @@ class PairSampler:
             ]
             self._compressed = torch.stack(copies)
 
-    def sample(self, batch: int, share: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """The next batch of `batch` pairs, or this process's `share` of it: two float [N, C, patch, patch] tensors.
+    def sample(self, batch: int, share: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
+        """The next `batch` patches, or this process's `share` of them: degraded and clean, both float
+        [N, C, patch, patch], and the levels [N].
 
         Random numbers are drawn for the whole batch whatever the share, so several processes see together what one
         would.
         """
         device = self.clean.pixels.device
         indices = self.clean.draw(batch, self.generator)
-        level = torch.randint(len(self._levels), (batch, 1, 1), generator=self.generator, device=device)
+        if self._between:
+            low, high = self._levels
+            levels = low + (high - low) * torch.rand(batch, generator=self.generator, device=device)
+        else:
+            choice = torch.randint(len(self._levels), (batch, 1, 1), generator=self.generator, device=device)
+            levels = self._levels[choice.flatten()]
         if self._compressed is not None:
             clean = self.clean.gather(indices[share])
             copies = self._compressed.flatten(0, 1)
-            return self.clean.gather((indices + level * self.clean.pixels.shape[0])[share], copies), clean
+            degraded = self.clean.gather((indices + choice * self.clean.pixels.shape[0])[share], copies)
+            return degraded, clean, levels[share]
         size = (batch, *indices.shape[1:], self.clean.pixels.shape[1])
         noise = torch.randn(size, generator=self.generator, device=device)[share].permute(0, 3, 1, 2)
         clean = self.clean.gather(indices[share])
-        sigma = self._levels[level[share]].unsqueeze(-1) / 255.0
-        return torch.addcmul(clean, noise, sigma), clean
+        sigma = levels[share]
+        return torch.addcmul(clean, noise, sigma.view(-1, 1, 1, 1) / 255.0), clean, sigma
 
 
 def _jpeg(image: Array, quality: int) -> Array:

@@ -1,6 +1,7 @@
 """Networks that run: derived nets and their weight files."""
 
+from modnas_fast.networks.conditioned import ConditionedNet, plain_net
 from modnas_fast.networks.derived import DerivedNet
 from modnas_fast.networks.weights import WeightsError, load, save_weights, shipped_models
 
-__all__ = ["DerivedNet", "WeightsError", "load", "save_weights", "shipped_models"]
+__all__ = ["ConditionedNet", "DerivedNet", "WeightsError", "load", "plain_net", "save_weights", "shipped_models"]

@@ -90,7 +90,11 @@ class Stage(nn.Module):
 
     def denoiser(self, x: Tensor) -> Tensor:
         """v = f(x), [N, C, H, W] to the same shape; H and W must be multiples of 8."""
-        x = self.stem[1](F.relu(self.stem[0](x)))
+        return self.after_stem(self.stem[0](x))
+
+    def after_stem(self, x: Tensor) -> Tensor:
+        """f without the stem's first convolution, whose result this takes."""
+        x = self.stem[1](F.relu(x))
         features: list[Tensor] = []
         for block in self.encoder:
             feature, x = block(x)
@@ -102,8 +106,12 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """xᵗ from xᵗ⁻¹ (`x`) and the noisy image (`y`), both [N, C, H, W] with H and W multiples of 8."""
-        v = self.denoiser(x)
-        return v + self.delta.sigmoid() * (y - v)  # in y's precision, also where autocast gives v in bf16
+        return relaxed(self.denoiser(x), y, self.delta.sigmoid())
+
+
+def relaxed(v: Tensor, y: Tensor, delta: Tensor) -> Tensor:
+    """δ·y + (1 − δ)·v (Eq. 6b), in y's precision also where autocast gives v in bf16."""
+    return v + delta * (y - v)
 
 
 class DerivedNet(nn.Module):
@@ -126,12 +134,15 @@ class DerivedNet(nn.Module):
         self.genotype = genotype
         self.channels_in = channels_in
         self.degradation: Degradation | None = None  # what its weights were trained to undo, where known
-        self.stages = nn.ModuleList(Stage(genotype, channels_in) for _ in range(stages))
+        self.stages = nn.ModuleList(self._build_stage() for _ in range(stages))
+
+    def _build_stage(self) -> nn.Module:
+        return Stage(self.genotype, self.channels_in)
 
     @property
     def dtype(self) -> torch.dtype:
         """The parameters' precision."""
-        return self.get_parameter("stages.0.delta").dtype
+        return self.get_parameter("stages.0.out.weight").dtype
 
     def forward(self, y: Tensor) -> Tensor:
         """Denoise a batch.
@@ -146,12 +157,16 @@ class DerivedNet(nn.Module):
         Raises:
             ModnasError: y is no float [N, C, H, W] with this network's C.
         """
+        return self._unfold(y)
+
+    def _unfold(self, y: Tensor, *condition: Tensor) -> Tensor:
+        """`condition` is what all stages are told beside the images."""
         check_batch(y, self.channels_in)
         height, width = y.shape[-2:]
         y = pad_to_multiple(y)
         x = y
         for stage in self.stages:
-            x = stage(x, y)
+            x = stage(x, y, *condition)
         return x[..., :height, :width]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from modnas_fast.atomic import write_atomically
 from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import Genotype
 from modnas_fast.images.degradations import Degradation
+from modnas_fast.networks.conditioned import ConditionedNet
 from modnas_fast.networks.derived import DerivedNet
 
 _FORMAT = "modnas_fast.weights"
@@ -39,7 +41,7 @@ def save_weights(path: str | os.PathLike[str], net: DerivedNet, tensors: Mapping
 
     Args:
         path: the `.safetensors` file; replaced if it exists.
-        net: its genotype, stages, channels and degradation are recorded.
+        net: its genotype, stages, channels, degradation and whether it is told σ are recorded.
         tensors: written instead of the net's own state dict (an average of it, say); same keys and shapes.
     """
     write_atomically(path, weights_to_bytes(net, tensors))
@@ -54,13 +56,15 @@ def weights_to_bytes(net: DerivedNet, tensors: Mapping[str, Tensor] | None = Non
         "stages": str(len(net.stages)),
         "channels_in": str(net.channels_in),
     }
+    if isinstance(net, ConditionedNet):
+        metadata["conditioned"] = "true"
     if net.degradation is not None:
         metadata["degradation"] = net.degradation.to_json()
     return _safetensors(net.state_dict() if tensors is None else tensors, metadata)
 
 
 def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> DerivedNet:
-    """A trained network, ready to run: in evaluation mode, float32, on `device`.
+    """A trained network, ready to run: in evaluation mode, float32, on `device`. A `ConditionedNet` is told σ.
 
     Args:
         name_or_path: a shipped model's name (see `shipped_models`), or a weight file that `save_weights` or training
@@ -68,12 +72,22 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
         device: where the parameters go.
 
     Raises:
-        WeightsError: unknown name, unreadable, truncated or foreign file, or tensors that do not fit the genotype in
-            it.
+        WeightsError: unknown name, a shipped file that is damaged, an unreadable, truncated or foreign file, or tensors
+            that do not fit the genotype in it.
     """
     name = os.fspath(name_or_path)
-    tensors, metadata = read_safetensors(shipped_models().get(name, Path(name)))
+    shipped = shipped_models().get(name)
+    if shipped is not None:
+        _check_sum(name, shipped)
+    tensors, metadata = read_safetensors(shipped or Path(name))
     return _build(name, tensors, metadata).to(device).eval()
+
+
+def _check_sum(name: str, path: Path) -> None:
+    """Raise `WeightsError` unless a shipped model is the file that its card describes."""
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if hashlib.sha256(path.read_bytes()).hexdigest() != card["sha256"]:
+        raise WeightsError(f"{path}: not the weights of {name}, by their checksum; install modnas-fast again")
 
 
 def net_from_bytes(content: bytes, name: str) -> DerivedNet:
@@ -90,9 +104,8 @@ def net_from_bytes(content: bytes, name: str) -> DerivedNet:
 def _build(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> DerivedNet:
     check_format(name, metadata, "weight file", _FORMAT, _VERSION)
     try:
-        net = DerivedNet(
-            Genotype.from_json(metadata["genotype"]), int(metadata["stages"]), int(metadata["channels_in"])
-        )
+        kind = ConditionedNet if metadata.get("conditioned") == "true" else DerivedNet
+        net = kind(Genotype.from_json(metadata["genotype"]), int(metadata["stages"]), int(metadata["channels_in"]))
         if "degradation" in metadata:
             net.degradation = Degradation.from_mapping(json.loads(metadata["degradation"]))
     except (KeyError, TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
 """The compiled engine's convolutions for training, as PyTorch operators.
 
-Tensors are [N, C, H, W] in channels_last, float32, on the CPU, with C a multiple of 8; kernels are 3×3 or 5×5. They
+Tensors are [N, C, H, W] in channels_last, float32, on the CPU, with C a multiple of 4; kernels are 3×3 or 5×5. They
 run on PyTorch's own threads. `convolution` and `depthwise` choose between these and PyTorch's.
 """
 
@@ -30,7 +30,7 @@ def runs(x: Tensor, kernel: int, *channels: int, dilation: int = 1) -> bool:
         and x.dtype == torch.float32
         and kernel in _KERNELS
         and dilation in _DILATIONS
-        and all(count % 8 == 0 for count in channels)
+        and all(count % 4 == 0 for count in channels)
     )
 
 

@@ -179,9 +179,10 @@ class _Search:
         for optimizer in self.state.optimizers.values():
             for group in optimizer.param_groups:
                 _set_rate(group, self._rate())
-        loss = self.step["weights"](*self.samplers["weights"].sample(self.config.batch, self.processes.share))
+        loss = self.step["weights"](*self.samplers["weights"].sample(self.config.batch, self.processes.share)[:2])
         if epoch >= self.config.warmup_epochs:
-            self.step["architecture"](*self.samplers["architecture"].sample(self.config.batch, self.processes.share))
+            batch = self.samplers["architecture"].sample(self.config.batch, self.processes.share)
+            self.step["architecture"](*batch[:2])
         return loss.double()
 
     def _rate(self) -> float:

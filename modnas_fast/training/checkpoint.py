@@ -19,7 +19,9 @@ _FORMAT = "modnas_fast.training_checkpoint"
 
 # Fields that may change between a run's parts: the first two move the schedule's end, the others leave the numbers
 # alone.
-RESUMABLE = frozenset({"steps", "minutes", "validation", "validate_every", "checkpoint_every", "output"})
+RESUMABLE = frozenset(
+    {"steps", "minutes", "validation", "validation_levels", "validate_every", "checkpoint_every", "output"}
+)
 
 
 @dataclass

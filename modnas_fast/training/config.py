@@ -19,6 +19,7 @@ class TrainConfig:
         stages, channels_in: T, and 1 (gray: colour images are converted to luma) or 3 (RGB).
         degradation: "awgn" (levels are σ on the 0–255 scale) or "jpeg" (levels are qualities).
         levels: drawn uniformly for every patch.
+        conditioned: the network is told σ (`ConditionedNet`); `levels` are the ends of what is drawn.
         patch, batch: side in pixels (a multiple of 8) and patches a step, over all processes.
         steps, minutes: the budget, exactly one of the two: optimiser steps, or minutes of training time.
         lr, lr_final: cosine schedule from lr to lr_final over the budget.
@@ -26,8 +27,9 @@ class TrainConfig:
         ema: decay of the exponential moving average of the weights, which is what is validated and saved.
         precision: "bf16" (autocast) or "fp32".
         seed: of the initial weights, patches and noise.
-        init: weights to start from, "" for a fresh start.
+        init: weights to start from, "" for a fresh start. A conditioned network may start from one for a single σ.
         validation: folder of clean images scored with the fixed test noise, "" for none.
+        validation_levels: that it is scored at, () for the first of `levels`.
         validate_every, checkpoint_every: in steps and in seconds.
         device: "auto", "cpu" or "cuda".
     """
@@ -39,6 +41,7 @@ class TrainConfig:
     channels_in: int = 1
     degradation: str = "awgn"
     levels: tuple[float, ...] = (25.0,)
+    conditioned: bool = False
     patch: int = 128
     batch: int = 32
     steps: int = 0
@@ -51,6 +54,7 @@ class TrainConfig:
     seed: int = 0
     init: str = ""
     validation: str = ""
+    validation_levels: tuple[float, ...] = ()
     validate_every: int = 2000
     checkpoint_every: float = 60.0
     device: str = "auto"
@@ -61,7 +65,9 @@ class TrainConfig:
             require(self, getattr(self, key) >= 1, key, "it must be at least 1")
         require(self, self.channels_in in (1, 3), "channels_in", "1 is gray, 3 is RGB")
         require(self, self.patch >= 8 and self.patch % 8 == 0, "patch", "it must be a multiple of 8")
-        Degradation(self.degradation, self.levels)
+        Degradation(self.degradation, self.levels, self.conditioned)
+        if self.validation_levels:
+            Degradation(self.degradation, self.validation_levels)
         require(self, self.precision in ("bf16", "fp32"), "precision", "choose bf16 or fp32")
         require(self, self.device in ("auto", "cpu", "cuda"), "device", "choose auto, cpu or cuda")
         require(self, 0 < self.lr_final <= self.lr, "lr_final", "it must be positive and at most lr")

@@ -18,7 +18,7 @@ from modnas_fast.genotype import Genotype
 from modnas_fast.images.degradations import Degradation
 from modnas_fast.images.evaluation import EvaluationSet, evaluate, mean_scores, read_clean_images
 from modnas_fast.images.patches import PairSampler
-from modnas_fast.networks import DerivedNet, load, save_weights
+from modnas_fast.networks import ConditionedNet, DerivedNet, load, save_weights
 from modnas_fast.ops import fast_convolutions
 from modnas_fast.runs.config import config_to_json
 from modnas_fast.runs.guard import what_broke
@@ -72,7 +72,9 @@ class _Run:
         torch.manual_seed(config.seed)
         self.net = _channels_last(_build_net(config), device).train()
         images = read_clean_images(config.data, config.channels_in, config.degradation)
-        self.sampler = PairSampler(images, config.patch, config.degradation, config.levels, device, config.seed)
+        self.sampler = PairSampler(
+            images, config.patch, config.degradation, config.levels, device, config.seed, config.conditioned
+        )
         optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
         ema = {name: value.detach().clone() for name, value in self.net.named_parameters()}
         self.state = TrainState(self.net, optimizer, ema, self.sampler.generator)
@@ -138,11 +140,11 @@ class _Run:
         config, optimizer = self.config, self.state.optimizer
         for group in optimizer.param_groups:
             group["lr"] = self._rate(share)
-        noisy, clean = self.sampler.sample(config.batch, self.processes.share)
+        noisy, clean, sigma = self.sampler.sample(config.batch, self.processes.share)
         device = self.processes.device.type
         autocast = torch.autocast(device, torch.bfloat16) if config.precision == "bf16" else nullcontext()
         with autocast, fast_convolutions():
-            restored = self.model(noisy)
+            restored = self.model(noisy, sigma) if config.conditioned else self.model(noisy)
         loss = F.mse_loss(restored.float(), clean)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -178,33 +180,53 @@ class _Run:
             save_weights(self.folder / WEIGHTS, self.net, self.state.ema)
 
     def _validate(self, log: Any) -> None:
-        """PSNR and SSIM of the averaged weights on the validation folder, at the first level."""
-        if not self.config.validation or not self.processes.first:
+        """PSNR and SSIM of the averaged weights on the validation folder, at each level."""
+        config = self.config
+        if not config.validation or not self.processes.first:
             return
-        average = DerivedNet(self.net.genotype, len(self.net.stages), self.net.channels_in)
+        average = type(self.net)(self.net.genotype, len(self.net.stages), self.net.channels_in)
         average.load_state_dict(self.state.ema)
-        average = _channels_last(average, self.processes.device).eval()
-        images = EvaluationSet(self.config.validation, self.config.channels_in, self.config.degradation)
-        level = self.config.levels[0]
-        psnr, ssim = mean_scores(list(evaluate(average, images, self.config.degradation, level, self.processes.device)))
-        self.say(f"step {self.state.step}: {self.config.validation} {psnr:.3f} dB, SSIM {ssim:.4f}")
-        if log is not None:
-            log.add_scalar("validation/psnr", psnr, self.state.step)
-            log.add_scalar("validation/ssim", ssim, self.state.step)
+        images = EvaluationSet(config.validation, config.channels_in, config.degradation)
+        levels = config.validation_levels or config.levels[:1]
+        for level in levels:
+            net = average.at(level) if isinstance(average, ConditionedNet) else average
+            net = _channels_last(net, self.processes.device).eval()
+            psnr, ssim = mean_scores(list(evaluate(net, images, config.degradation, level, self.processes.device)))
+            place, tag = (f" at {level:g}", f"_{level:g}") if len(levels) > 1 else ("", "")
+            self.say(f"step {self.state.step}: {config.validation}{place} {psnr:.3f} dB, SSIM {ssim:.4f}")
+            if log is not None:
+                log.add_scalar(f"validation/psnr{tag}", psnr, self.state.step)
+                log.add_scalar(f"validation/ssim{tag}", ssim, self.state.step)
 
 
 def _build_net(config: TrainConfig) -> DerivedNet:
     genotype = Genotype.load(config.genotype)
-    net = DerivedNet(genotype, config.stages, config.channels_in)
-    net.degradation = Degradation(config.degradation, config.levels)
+    kind = ConditionedNet if config.conditioned else DerivedNet
+    net = kind(genotype, config.stages, config.channels_in)
+    net.degradation = Degradation(config.degradation, config.levels, config.conditioned)
     if config.init:
         start = load(config.init)
         if (start.genotype, len(start.stages), start.channels_in) != (genotype, config.stages, config.channels_in):
             raise ModnasError(
                 f"init: {config.init} holds another network than genotype, stages and channels_in describe"
             )
-        net.load_state_dict(start.state_dict())
+        if isinstance(start, ConditionedNet) and not config.conditioned:
+            start = start.at(config.levels[0])
+        if isinstance(net, ConditionedNet) and not isinstance(start, ConditionedNet):
+            sigma = _only_sigma(start.degradation)
+            if sigma is None:
+                raise ModnasError(f"init: {config.init} is not for one σ above 0; choose weights that are, or none")
+            net.start_from(start.state_dict(), sigma)
+        else:
+            net.load_state_dict(start.state_dict())
     return net
+
+
+def _only_sigma(degradation: Degradation | None) -> float | None:
+    """The one σ > 0 of the noise, if that is what it is."""
+    if degradation is None or degradation.kind != "awgn" or degradation.between or len(degradation.levels) > 1:
+        return None
+    return degradation.levels[0] or None
 
 
 def _channels_last(net: DerivedNet, device: torch.device) -> DerivedNet:

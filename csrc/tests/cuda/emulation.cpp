@@ -20,7 +20,8 @@ struct Thread {
   uint3 index;
   State state;
   unsigned lanes;     // that it waits for at a warp barrier
-  int exchanges = 0;  // so far: two sets of slots take turns
+  int exchanges;      // so far: two sets of slots take turns
+  int barriers;       // of the block, so far
 };
 
 std::vector<Thread> threads;
@@ -129,7 +130,7 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
     blockIdx = {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
     std::memset(shared_begin, 0xFF, shared_bytes);  // NaN in every element type
     for (unsigned t = 0; t < count; ++t) {
-      threads[t] = {{t % block.x, t / block.x % block.y, t / block.x / block.y}, State::kReady, 0, 0};
+      threads[t] = {{t % block.x, t / block.x % block.y, t / block.x / block.y}, State::kReady, 0, 0, 0};
       prepare_fiber(static_cast<int>(t), &body);
     }
     run_block();
@@ -139,7 +140,9 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
 void* shared_memory() { return shared_begin; }
 size_t shared_bytes() { return shared_size; }
 
-void block_barrier() { wait(State::kAtBlockBarrier); }
+void block_barrier() {
+  if (threads[current].barriers++ != skipped_barrier) wait(State::kAtBlockBarrier);
+}
 
 void warp_barrier(unsigned lanes) {
   Thread& self = threads[current];

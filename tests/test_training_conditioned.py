@@ -1,0 +1,87 @@
+"""Training of networks that are told σ: levels between, what they may start from, validation at several levels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from modnas_fast.errors import ModnasError
+from modnas_fast.images.degradations import Degradation
+from modnas_fast.images.patches import PairSampler
+from modnas_fast.networks import ConditionedNet, DerivedNet, load, save_weights
+from modnas_fast.runs.config import ConfigError, config_from_mapping
+from modnas_fast.training import TrainConfig
+from modnas_fast.training.loop import train
+from tests.test_training import (
+    CPU,
+    TINY,
+    _one_thread,  # noqa: F401
+    run,
+    settings,  # noqa: F401
+    synthetic_image,
+)
+
+Settings = dict[str, Any]
+
+
+@pytest.fixture
+def conditioned(settings: Settings) -> Settings:  # noqa: F811
+    return settings | {"conditioned": True, "levels": [0, 55]}
+
+
+def test_it_learns_to_use_the_level(conditioned: Settings, tmp_path: Path) -> None:
+    """Told the level, it beats itself told another one, at both ends; and files say what it was trained for."""
+    folder = run(conditioned, tmp_path / "run", steps=400, batch=4)
+    net = load(folder / "weights.safetensors")
+    assert isinstance(net, ConditionedNet)
+    assert net.degradation == Degradation("awgn", (0, 55), between=True)
+    images = [synthetic_image(i)[..., None] for i in range(20, 28)]
+    losses = {}
+    for sigma in (5.0, 50.0):
+        noisy, clean, _ = PairSampler(images, 16, "awgn", (sigma,), CPU, seed=5).sample(64)
+        with torch.inference_mode():
+            losses |= {(sigma, told): float((net(noisy, told) - clean).square().mean()) for told in (5.0, 50.0)}
+        losses[sigma, 0.0] = float((noisy - clean).square().mean())
+    assert losses[5.0, 5.0] < 0.5 * losses[5.0, 50.0]
+    assert losses[50.0, 50.0] < 0.5 * losses[50.0, 5.0]
+    assert losses[50.0, 50.0] < 0.4 * losses[50.0, 0.0]
+
+
+def test_what_it_may_start_from(conditioned: Settings, settings: Settings, tmp_path: Path) -> None:  # noqa: F811
+    torch.manual_seed(3)
+    plain = DerivedNet(TINY)
+    plain.degradation = Degradation("awgn", (25,))
+    save_weights(tmp_path / "plain.safetensors", plain)
+    idle = {"steps": 1, "lr": 1e-12, "lr_final": 1e-12, "ema": 0}
+    folder = run(conditioned, tmp_path / "from-plain", init=str(tmp_path / "plain.safetensors"), **idle)
+    net = load(folder / "weights.safetensors")
+    y = torch.rand(1, 1, 16, 16)
+    torch.testing.assert_close(net(y, 25.0), plain(y), rtol=1e-5, atol=1e-6)
+
+    back = run(settings, tmp_path / "back", init=str(folder / "weights.safetensors"), levels=[40], **idle)
+    torch.testing.assert_close(load(back / "weights.safetensors")(y), net(y, 40.0), rtol=1e-5, atol=1e-6)
+
+    for index, degradation in enumerate((None, Degradation("awgn", (15, 25)), Degradation("jpeg", (20,)))):
+        plain.degradation = degradation
+        save_weights(tmp_path / f"other{index}.safetensors", plain)
+        with pytest.raises(ModnasError, match="is not for one σ above 0"):
+            run(conditioned, tmp_path / f"other{index}", init=str(tmp_path / f"other{index}.safetensors"))
+
+
+def test_it_is_validated_at_several_levels(conditioned: Settings, tmp_path: Path) -> None:
+    lines: list[str] = []
+    changes = {"steps": 2, "validation": str(tmp_path / "validation"), "validation_levels": [15, 50]}
+    train(config_from_mapping(TrainConfig, conditioned | changes | {"output": str(tmp_path / "run")}), say=lines.append)
+    scores = [line for line in lines if "dB" in line]
+    assert [line.split(" at ")[1].split()[0] for line in scores] == ["15", "50"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"levels": [25]}, {"levels": [50, 5]}, {"degradation": "jpeg", "levels": [10, 20]}]
+)
+def test_ranges_that_are_none(conditioned: Settings, changes: Settings, tmp_path: Path) -> None:
+    with pytest.raises((ConfigError, ModnasError), match="give the lowest and the highest σ of a range"):
+        config_from_mapping(TrainConfig, conditioned | changes | {"output": str(tmp_path / "run")})
