@@ -49,12 +49,13 @@ def build(folder: Path) -> Path:
         if module.exists():
             return module
         includes = [CSRC / "tests/cuda", CSRC, pybind11.get_include(), sysconfig.get_path("include")]
-        flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+        flags = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 
         def compile_one(job: tuple[Path, list[str]]) -> Path:
             source, definitions = job
             target = folder / f"{source.parent.name}-{source.name}{''.join(definitions)}.o"
-            command = [COMPILER, *flags, *definitions, *(f"-I{path}" for path in includes)]
+            speed = "-O0" if "bindings" in source.name or source.stem == "array" else "-O1"  # pybind11 takes long
+            command = [COMPILER, *flags, speed, *definitions, *(f"-I{path}" for path in includes)]
             subprocess.run([*command, "-x", "c++", "-c", source, "-o", target], check=True)
             return target
 
