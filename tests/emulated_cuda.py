@@ -99,7 +99,7 @@ class Machine:
         self._library.emulation_break_up(ctypes.c_int64(largest))
 
     def count(self, what: str) -> int:
-        """Of "launches", "graph launches", "graphs made", "parts replaced"."""
+        """Of "launches" (those of graphs too), "graph launches", "graphs made", "parts replaced"."""
         return int(self._library.emulation_count(what.encode()))
 
     def taken(self, device: int = 0) -> int:

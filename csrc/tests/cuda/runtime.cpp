@@ -108,9 +108,11 @@ cudaError_t submit(cudaStream_t stream, const Launch& launch) {
   const Lock lock(mutex);
   if (launch.shared_bytes > static_cast<size_t>(device.shared_bytes)) return cudaErrorInvalidValue;
   const Work work = [launch] { run(launch.grid, launch.block, launch.shared_bytes, launch.thread); };
-  ++machine.counts["launches"];
   CUstream_st& to = stream_at(stream);
-  if (!to.capture) return enqueue(stream, work);
+  if (!to.capture) {
+    ++machine.counts["launches"];
+    return enqueue(stream, work);
+  }
   to.capture->nodes.push_back(std::make_unique<CUgraphNode_st>());
   to.capture->nodes.back()->launches.push_back(work);
   return cudaSuccess;
@@ -380,6 +382,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   ++machine.counts["graph launches"];
   for (const auto& [node, launches] : executable->nodes) {
     for (const Work& launch : launches) {
+      ++machine.counts["launches"];
       const cudaError_t error = enqueue(stream, launch);
       if (error != cudaSuccess) return error;
     }
