@@ -1,4 +1,4 @@
-"""Every CUDA kernel, run on the CPU by an emulation (`csrc/tests/cuda`), against plain loops; no GPU and no nvcc needed."""
+"""Every CUDA kernel, run on the CPU by an emulation (`csrc/tests/cuda`), against plain loops: without GPU and nvcc."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def build(folder: Path, flags: list[str]) -> Path:
         for kernel in KERNELS
         for element in ("Float16", "Bfloat16")
     ]
-    for source in (*SOURCES, *(f"tests/cuda/{test}.cpp" for test in TESTS)):
-        jobs.append((CSRC / source, folder / f"{Path(source).stem}.o", []))
+    plain = (*SOURCES, *(f"tests/cuda/{test}.cpp" for test in TESTS))
+    jobs += [(CSRC / source, folder / f"{Path(source).stem}.o", []) for source in plain]
     common = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-I{CSRC}"]
     common += [f"-I{CSRC}/tests/cuda", *flags]
 
