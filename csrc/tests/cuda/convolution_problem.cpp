@@ -174,7 +174,8 @@ void print(const ConvolutionProblem& p) {
 
 }  // namespace
 
-bool run(const Kernels& kernels, const ConvolutionProblem& problem) {
+bool run(const Kernels& kernels, ConvolutionProblem problem) {
+  if (!kernels.fuses_output(problem.out_channels)) problem.image_channels = 0;
   const Operands operands(kernels, problem);
   if (kernels.element != Element::kFloat32) note_shape(operands.arguments());
   const cudaError_t error = kernels.convolution(operands.arguments(), nullptr);

@@ -1,5 +1,5 @@
-// Every CUDA kernel of the table, run on the CPU, against plain loops in double: kernels_test [fewer]. Prints what failed
-// and returns 1, or returns 0. The bounds follow from the arithmetic: sums in float32, results rounded once.
+// Every CUDA kernel of the table, run on the CPU, against plain loops in double: kernels_test all|fewer ELEMENT... Prints
+// what failed and returns 1, or returns 0. The bounds follow from the arithmetic: sums in float32, results rounded once.
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -54,12 +54,18 @@ bool test(Element element, bool fewer) {
 
 }  // namespace modnas_fast::cuda
 
-int main(int arguments, char** argument) {
+int main(int count, char** words) {
   using namespace modnas_fast::cuda;
-  const bool fewer = arguments > 1 && std::strcmp(argument[1], "fewer") == 0;
+  if (count < 3) return 2;
+  const bool fewer = std::strcmp(words[1], "fewer") == 0;
   bool passed = true;
-  for (Element element : {Element::kFloat16, Element::kBfloat16, Element::kFloat32}) passed &= test(element, fewer);
-  if (!fewer) {
+  for (int i = 2; i < count; ++i) {
+    const std::string name = words[i];
+    const Element element = name == "float16"    ? Element::kFloat16
+                            : name == "bfloat16" ? Element::kBfloat16
+                                                 : Element::kFloat32;
+    passed &= test(element, fewer);
+    if (element != Element::kFloat16 || fewer) continue;
     passed &= every_shape_was_used();
     passed &= missing_barriers_are_seen();
   }

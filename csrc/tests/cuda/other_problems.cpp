@@ -28,7 +28,8 @@ double stored_bound(Element element, double value, double error) {
 
 }  // namespace
 
-bool run(const Kernels& kernels, const SeparableProblem& problem) {
+bool run(const Kernels& kernels, SeparableProblem problem) {
+  if (!kernels.fuses_output(problem.out_channels)) problem.image_channels = 0;
   const Element element = kernels.element;
   const int area = problem.kernel * problem.kernel, reach = (problem.kernel - 1) / 2;
   const int channels = problem.channels, channels_out = problem.out_channels;

@@ -29,8 +29,9 @@ struct SeparableProblem {
   int image_channels = 0;
 };
 
-bool run(const Kernels& kernels, const ConvolutionProblem& problem);
-bool run(const Kernels& kernels, const SeparableProblem& problem);
+// Ends the stage only with kernels that can.
+bool run(const Kernels& kernels, ConvolutionProblem problem);
+bool run(const Kernels& kernels, SeparableProblem problem);
 bool run_stem(const Kernels& kernels, int image_channels, int side);
 bool run_output(const Kernels& kernels, int image_channels, int side);
 
