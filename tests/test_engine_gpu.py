@@ -1,4 +1,4 @@
-"""The engine on a real GPU: the same parity as on emulated devices, PyTorch's streams, graphs, and what `auto` keeps."""
+"""The engine on a real GPU: parity as on emulated devices, PyTorch's streams, graphs, and what `auto` keeps."""
 
 from __future__ import annotations
 
