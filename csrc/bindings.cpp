@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "check.h"
+#include "layer_bindings.h"
 #include "network.h"
 #include "training.h"
 
@@ -16,12 +17,6 @@ namespace py = pybind11;
 
 namespace modnas_fast {
 namespace {
-
-using Weights = py::array_t<float, py::array::c_style | py::array::forcecast>;
-
-std::vector<float> to_vector(const Weights& weights) {
-  return std::vector<float>(weights.data(), weights.data() + weights.size());
-}
 
 template <typename Value>
 ImageView<Value> view(Value* data, const py::buffer_info& info) {
@@ -199,11 +194,6 @@ void convolve_depthwise_dweight(const Floats& x, const Floats& dy, int64_t dilat
   depthwise_dweight(arguments, to, kernels, threads);
 }
 
-template <std::vector<float> Layer::*kMember>
-void set_weights(Layer& layer, const Weights& weights) {
-  layer.*kMember = to_vector(weights);
-}
-
 }  // namespace
 }  // namespace modnas_fast
 
@@ -211,36 +201,9 @@ PYBIND11_MODULE(_engine, module) {
   using namespace modnas_fast;
   module.doc() = "The compiled part of modnas_fast.engine.";
 
-  py::enum_<Op>(module, "Op")
-      .value("convolution", Op::kConvolution)
-      .value("separable", Op::kSeparable)
-      .value("transposed", Op::kTransposed)
-      .value("sub_pixel", Op::kSubPixel)
-      .value("bilinear", Op::kBilinear)
-      .value("nearest", Op::kNearest)
-      .value("output", Op::kOutput);
+  bind_layers(module);
 
-  py::class_<Layer>(module, "Layer")
-      .def(py::init<>())
-      .def_readwrite("name", &Layer::name)
-      .def_readwrite("op", &Layer::op)
-      .def_readwrite("inputs", &Layer::inputs)
-      .def_readwrite("output", &Layer::output)
-      .def_readwrite("channels", &Layer::channels)
-      .def_readwrite("kernel", &Layer::kernel)
-      .def_readwrite("stride", &Layer::stride)
-      .def_readwrite("dilation", &Layer::dilation)
-      .def_readwrite("relu", &Layer::relu)
-      .def_readwrite("shortcut", &Layer::shortcut)
-      .def_readwrite("delta", &Layer::delta)
-      .def("set_weight", set_weights<&Layer::weight>)
-      .def("set_bias", set_weights<&Layer::bias>)
-      .def("set_depthwise_weight", set_weights<&Layer::depthwise_weight>)
-      .def("set_depthwise_bias", set_weights<&Layer::depthwise_bias>)
-      .def("set_shortcut_weight", set_weights<&Layer::shortcut_weight>)
-      .def("set_shortcut_bias", set_weights<&Layer::shortcut_bias>);
-
-  py::class_<Network>(module, "Network")
+  py::class_<Network>(module, "Network", py::module_local())
       .def(py::init([](int64_t image_channels, const std::vector<std::vector<Layer>>& stages, int threads,
                        const std::string& variant, bool bfloat16) {
         return std::make_unique<Network>(image_channels, stages, threads, variant,

@@ -21,7 +21,7 @@ int64_t round_up(int64_t size, int64_t to) { return (size + to - 1) / to * to; }
 const char* kernel_name(const PreparedLayer& layer) {
   switch (layer.algorithm) {
     case Algorithm::kTaps: return "direct";
-    case Algorithm::kWinograd: return layer.kernel == 3 ? "winograd F(4x4,3x3)" : "winograd F(2x2,5x5)";
+    case Algorithm::kWinograd: return layer.facts.kernel == 3 ? "winograd F(4x4,3x3)" : "winograd F(2x2,5x5)";
     case Algorithm::kSeparable: return "depthwise + 1x1";
     case Algorithm::kUpsample: return "interpolation";
     case Algorithm::kOutput: return "1x1 + relaxation";
@@ -30,19 +30,19 @@ const char* kernel_name(const PreparedLayer& layer) {
 }
 
 int64_t scratch_floats(const PreparedLayer& layer, const std::vector<Tensor>& tensors) {
-  const int64_t channels_out = tensors[layer.output].padded_channels;
+  const int64_t channels_out = tensors[layer.facts.output].padded_channels;
   int64_t channels_in = 0, floats = 0;
-  for (int input : layer.inputs) channels_in += tensors[input].padded_channels;
+  for (int input : layer.facts.inputs) channels_in += tensors[input].padded_channels;
   if (layer.algorithm == Algorithm::kWinograd) {
     return winograd_scratch(channels_in, channels_out,
-                            layer.shortcut < 0 ? 0 : tensors[layer.shortcut].padded_channels);
+                            layer.facts.shortcut < 0 ? 0 : tensors[layer.facts.shortcut].padded_channels);
   }
   if (layer.algorithm == Algorithm::kSeparable) return separable_scratch(channels_in, channels_out);
   for (const Phase& phase : layer.phases) {
     int64_t spans = 0;
     for (const TapPlace& tap : phase.taps) {
       const int64_t channels = tensors[tap.tensor].padded_channels;
-      spans += taps_span(layer.input_scale * channels, tap.width * channels);
+      spans += taps_span(layer.facts.input_scale * channels, tap.width * channels);
     }
     floats = std::max(floats, spans + kTapsPixels * scratch_stride(channels_out));
   }
@@ -120,6 +120,7 @@ bool Network::run(const RunRequest& request, const Progress& progress) {
 }
 
 void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* input, float* noisy, float* output) {
+  const LayerFacts& facts = layer.facts;
   const int last = static_cast<int>(plan.tensors.size()) - 1;
   const auto memory = [&](int tensor) -> void* {
     if (tensor == 0) return input;
@@ -135,9 +136,9 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
     return Source{element(tensor, 0), place.storage, scale * place.row_stride(), scale * place.pixel_stride(),
                   place.channels, relu};
   };
-  const Placement& place = plan.tensors[layer.output];
-  const Target target = {element(layer.output, 0), place.storage, place.row_stride(), place.pixel_stride(),
-                         place.rows, place.columns, place.channels, layer.relu_out};
+  const Placement& place = plan.tensors[facts.output];
+  const Target target = {element(facts.output, 0), place.storage, place.row_stride(), place.pixel_stride(),
+                         place.rows, place.columns, place.channels, facts.relu_out};
 
   // Phases of the taps kernel, and a shortcut, which is one.
   std::vector<std::vector<Source>> taps;
@@ -145,7 +146,7 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
   for (const Phase& phase : layer.phases) {
     std::vector<Source> sources;
     for (const TapPlace& tap : phase.taps) {
-      Source from = source(tap.tensor, tap.tensor == layer.shortcut ? 1 : layer.input_scale, tap.relu);
+      Source from = source(tap.tensor, tap.tensor == facts.shortcut ? 1 : facts.input_scale, tap.relu);
       const Placement& tensor = plan.tensors[tap.tensor];
       from.data = element(tap.tensor, tap.dy * tensor.row_stride() + tap.dx * tensor.pixel_stride());
       from.channels *= tap.width;
@@ -153,11 +154,11 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
     }
     taps.push_back(std::move(sources));
     Target out = target;
-    out.data = element(layer.output, phase.row * place.row_stride() + phase.column * place.pixel_stride());
-    out.row_stride *= layer.output_scale;
-    out.pixel_stride *= layer.output_scale;
-    out.rows /= layer.output_scale;
-    out.columns /= layer.output_scale;
+    out.data = element(facts.output, phase.row * place.row_stride() + phase.column * place.pixel_stride());
+    out.row_stride *= facts.output_scale;
+    out.pixel_stride *= facts.output_scale;
+    out.rows /= facts.output_scale;
+    out.columns /= facts.output_scale;
     phases.push_back({taps.back().data(), static_cast<int64_t>(taps.back().size()), phase.weights.data(),
                       phase.bias.data(), out});
   }
@@ -170,7 +171,7 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
     const int64_t chunk = std::max<int64_t>(1, rows * passes / (threads_.size() * kTasksAThread));
     const int64_t chunks = (rows + chunk - 1) / chunk;
     threads_.run(1 + passes * chunks, [&](int64_t task, int thread) {
-      if (task == 0) return zero_halo(place, memory(layer.output));
+      if (task == 0) return zero_halo(place, memory(facts.output));
       const int64_t begin = (task - 1) % chunks * chunk;
       compute((task - 1) / chunks, begin, std::min(begin + chunk, rows), thread);
     });
@@ -185,25 +186,25 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
       break;
     case Algorithm::kWinograd: {
       Source sources[2];
-      for (size_t i = 0; i < layer.inputs.size(); ++i) sources[i] = source(layer.inputs[i], 1, layer.relu_in);
-      WinogradArguments arguments = {sources, static_cast<int64_t>(layer.inputs.size()), layer.kernel,
+      for (size_t i = 0; i < facts.inputs.size(); ++i) sources[i] = source(facts.inputs[i], 1, facts.relu_in);
+      WinogradArguments arguments = {sources, static_cast<int64_t>(facts.inputs.size()), facts.kernel,
                                      layer.weights.data(), layer.weight_stride, layer.bias.data(), nullptr, target};
       if (!phases.empty()) {
         phases.front().out.relu = false;  // the sum is rectified, not this part of it
         arguments.shortcut = &phases.front();
       }
-      const int64_t outputs = winograd_outputs(layer.kernel);
+      const int64_t outputs = winograd_outputs(facts.kernel);
       const int64_t tiles = ((place.rows + outputs - 1) / outputs) * ((place.columns + outputs - 1) / outputs);
       const int64_t chunk = winograd_chunk(tiles, threads_.size());
       threads_.run(1 + (tiles + chunk - 1) / chunk, [&](int64_t task, int thread) {
-        if (task == 0) return zero_halo(place, memory(layer.output));
+        if (task == 0) return zero_halo(place, memory(facts.output));
         const int64_t begin = (task - 1) * chunk;
         kernels_->winograd(arguments, scratch(thread), begin, std::min(begin + chunk, tiles));
       });
       break;
     }
     case Algorithm::kSeparable: {
-      const SeparableArguments arguments = {source(layer.inputs[0], 1, layer.relu_in), layer.kernel, layer.dilation,
+      const SeparableArguments arguments = {source(facts.inputs[0], 1, facts.relu_in), facts.kernel, facts.dilation,
                                             layer.depthwise_weights.data(), layer.depthwise_bias.data(),
                                             layer.weights.data(), layer.bias.data(), target};
       in_rows(place.rows, 1, [&](int64_t, int64_t begin, int64_t end, int thread) {
@@ -212,15 +213,15 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
       break;
     }
     case Algorithm::kUpsample: {
-      const UpsampleArguments arguments = {source(layer.inputs[0], 1, false), layer.op == Op::kBilinear, target};
+      const UpsampleArguments arguments = {source(facts.inputs[0], 1, false), facts.op == Op::kBilinear, target};
       in_rows(place.rows, 1, [&](int64_t, int64_t begin, int64_t end, int) {
         kernels_->upsample(arguments, {begin, end, 0, place.columns});
       });
       break;
     }
     case Algorithm::kOutput: {
-      const OutputArguments arguments = {source(layer.inputs[0], 1, true), layer.weights.data(), layer.bias.data(),
-                                         layer.delta, image_channels_, noisy + place.origin(), target};
+      const OutputArguments arguments = {source(facts.inputs[0], 1, true), layer.weights.data(), layer.bias.data(),
+                                         facts.delta, image_channels_, noisy + place.origin(), target};
       in_rows(place.rows, 1, [&](int64_t, int64_t begin, int64_t end, int) {
         kernels_->output(arguments, {begin, end, 0, place.columns});
       });
@@ -253,12 +254,12 @@ std::vector<LayerReport> Network::report(int64_t rows, int64_t columns) {
   std::vector<LayerReport> lines;
   const PreparedStage& stage = stages_.front();
   for (size_t index = 0; index < stage.layers.size(); ++index) {
-    const PreparedLayer& layer = stage.layers[index];
-    const Placement& place = plan.tensors[layer.output];
+    const LayerFacts& facts = stage.layers[index].facts;
+    const Placement& place = plan.tensors[facts.output];
     int64_t channels_in = 0;
-    for (int input : layer.inputs) channels_in += stage.tensors[input].channels;
-    lines.push_back({layer.name, kernel_name(layer), place.rows, place.columns, channels_in,
-                     stage.tensors[layer.output].channels, layer.macs_a_pixel * place.rows * place.columns,
+    for (int input : facts.inputs) channels_in += stage.tensors[input].channels;
+    lines.push_back({facts.name, kernel_name(stage.layers[index]), place.rows, place.columns, channels_in,
+                     stage.tensors[facts.output].channels, facts.macs_a_pixel * place.rows * place.columns,
                      place.bytes(),
                      plan.measured == 0 ? 0 : plan.layer_seconds[index] / static_cast<double>(plan.measured)});
   }

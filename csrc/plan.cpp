@@ -20,16 +20,16 @@ void widen(Placement& tensor, int64_t before, int64_t rows_after, int64_t column
 
 void widen_inputs(std::vector<Placement>& tensors, const PreparedLayer& layer) {
   if (layer.algorithm == Algorithm::kWinograd) {
-    const int64_t reach = layer.kernel / 2, outputs = winograd_outputs(layer.kernel);
-    for (int input : layer.inputs) {
+    const int64_t reach = layer.facts.kernel / 2, outputs = winograd_outputs(layer.facts.kernel);
+    for (int input : layer.facts.inputs) {
       Placement& tensor = tensors[input];
       // Tiles hang over the border by up to outputs − 1.
       widen(tensor, reach, reach + (outputs - tensor.rows % outputs) % outputs,
             reach + (outputs - tensor.columns % outputs) % outputs);
     }
   } else if (layer.algorithm == Algorithm::kSeparable) {
-    const int64_t reach = int64_t{layer.kernel / 2} * layer.dilation;
-    widen(tensors[layer.inputs[0]], reach, reach, reach);
+    const int64_t reach = int64_t{layer.facts.kernel / 2} * layer.facts.dilation;
+    widen(tensors[layer.facts.inputs[0]], reach, reach, reach);
   } else {
     for (const Phase& phase : layer.phases) {
       for (const TapPlace& tap : phase.taps) {
@@ -49,18 +49,19 @@ std::vector<int> replaced_tensors(const PreparedStage& stage, std::vector<Placem
   std::iota(owners.begin(), owners.end(), 0);
   for (int step = 0; step < static_cast<int>(stage.layers.size()); ++step) {
     const PreparedLayer& layer = stage.layers[step];
-    if (layer.algorithm != Algorithm::kWinograd || layer.shortcut <= 0) continue;
+    const LayerFacts& facts = layer.facts;
+    if (layer.algorithm != Algorithm::kWinograd || facts.shortcut <= 0) continue;
     const bool read_otherwise =
-        std::find(layer.inputs.begin(), layer.inputs.end(), layer.shortcut) != layer.inputs.end();
-    const int owner = owners[layer.shortcut];
+        std::find(facts.inputs.begin(), facts.inputs.end(), facts.shortcut) != facts.inputs.end();
+    const int owner = owners[facts.shortcut];
     if (read_otherwise || lifetimes[owner].last_step != step ||
-        tensors[owner].channels != tensors[layer.output].channels) {
+        tensors[owner].channels != tensors[facts.output].channels) {
       continue;
     }
-    owners[layer.output] = owner;
-    lifetimes[owner].last_step = lifetimes[layer.output].last_step;
+    owners[facts.output] = owner;
+    lifetimes[owner].last_step = lifetimes[facts.output].last_step;
     Placement& whole = tensors[owner];
-    const Placement& part = tensors[layer.output];
+    const Placement& part = tensors[facts.output];
     widen(whole, part.before, part.rows_after, part.columns_after);
   }
   for (size_t tensor = 0; tensor < tensors.size(); ++tensor) tensors[tensor] = tensors[owners[tensor]];
@@ -86,9 +87,9 @@ Plan make_plan(const PreparedStage& stage, Storage storage, int64_t rows, int64_
   for (int step = 0; step < static_cast<int>(stage.layers.size()); ++step) {
     const PreparedLayer& layer = stage.layers[step];
     widen_inputs(plan.tensors, layer);
-    lifetimes[layer.output].first_step = lifetimes[layer.output].last_step = step;
-    for (int input : layer.inputs) lifetimes[input].last_step = step;
-    if (layer.shortcut >= 0) lifetimes[layer.shortcut].last_step = step;
+    lifetimes[layer.facts.output].first_step = lifetimes[layer.facts.output].last_step = step;
+    for (int input : layer.facts.inputs) lifetimes[input].last_step = step;
+    if (layer.facts.shortcut >= 0) lifetimes[layer.facts.shortcut].last_step = step;
   }
   Placement& image = plan.tensors.front();
   image.storage = Storage::kFloat32;

@@ -1,11 +1,11 @@
-// Layers made ready to run: exact rewrites, the choice of kernel, weights packed once. Nothing here depends on sizes.
+// Layers made ready for the CPU: the choice of kernel, weights packed once. Nothing here depends on sizes.
 #pragma once
 
 #include <cstdint>
 #include <new>
 #include <vector>
 
-#include "layer.h"
+#include "rewrite.h"
 
 namespace modnas_fast {
 
@@ -42,29 +42,12 @@ struct Phase {
 };
 
 struct PreparedLayer {
-  std::string name;
-  Op op;
+  LayerFacts facts;
   Algorithm algorithm;
-  std::vector<int> inputs;
-  int output;
-  int shortcut;
-  int kernel, dilation;
-  bool relu_in;                // of the inputs, where they are not rectified already
-  bool relu_out;               // all who read the output want it rectified
-  int64_t input_scale = 1;     // input pixels from one output pixel to the next
-  int64_t output_scale = 1;    // phases along each axis
-  std::vector<Phase> phases;   // kTaps; the shortcut of kWinograd
-  Floats weights, bias;        // kWinograd, kSeparable, kOutput
-  int64_t weight_stride = 0;   // kWinograd
+  std::vector<Phase> phases;  // kTaps; the shortcut of kWinograd
+  Floats weights, bias;       // kWinograd, kSeparable, kOutput
+  int64_t weight_stride = 0;  // kWinograd
   Floats depthwise_weights, depthwise_bias;
-  float delta;
-  int64_t macs_a_pixel;        // of the output; of its padded channels none
-};
-
-struct Tensor {
-  int64_t channels;         // as the network has them
-  int64_t padded_channels;  // as they lie in memory
-  int shift;                // log2 of how much smaller than the image its sides are
 };
 
 struct PreparedStage {

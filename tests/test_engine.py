@@ -270,7 +270,7 @@ def test_the_memory_limit_is_kept_by_tiling(image: np.ndarray) -> None:
     whole = Engine.from_pretrained("modnas-b-t1-gray-s25", threads=1)
     limit = whole.working_bytes(*large.shape[2:]) * 2 // 3
     tiled = Engine.from_pretrained("modnas-b-t1-gray-s25", threads=1, memory_limit=limit)
-    tile = tiled._tile_within_limit(*large.shape[2:])
+    tile = tiled._backend.tile_within_limit(*large.shape[2:])
     assert 0 < tile < 840
     assert tiled.working_bytes(min(540, tile + 240), min(840, tile + 240)) <= limit
     shares: list[float] = []
@@ -330,7 +330,7 @@ def test_bad_weights_are_named() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"device": "cuda"}, "device is 'cuda'"),
+        ({"device": "tpu"}, "device is 'tpu'"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
         ({"threads": 0}, "threads is 0"),
         ({"memory_limit": -1}, "memory_limit is -1"),

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from modnas_fast import DerivedNet, Genotype, ModnasError, load
-from modnas_fast.engine.engine import Engine, _native_layer, engine_obstacle
-from modnas_fast.engine.program import build_program
+from modnas_fast.engine.engine import Engine, engine_obstacle
+from modnas_fast.engine.program import build_program, native_layer
 from modnas_fast.networks.weights import net_from_bytes, weights_to_bytes
 from tests.cases import random_genotype
 from tests.test_tiling import random_net
@@ -164,7 +164,7 @@ def test_broken_layers_in_the_bindings() -> None:
     refusals = 0
     for seed in range(1000):
         draw = random.Random(seed)
-        stages = [[_native_layer(_engine, step) for step in steps] for steps in draw.choice(programs)]
+        stages = [[native_layer(_engine, step) for step in steps] for steps in draw.choice(programs)]
         mutate_layers(stages, draw)
         try:
             network = _engine.Network(1, stages, draw.choice((1, 2)), "", bool(draw.getrandbits(1)))
@@ -190,7 +190,7 @@ def test_broken_networks_in_the_bindings(arguments: tuple[Any, ...]) -> None:
 
 @pytest.fixture(scope="module")
 def network() -> Any:
-    return Engine.from_pretrained("modnas-b-t1-gray-s25", threads=1)._network
+    return Engine.from_pretrained("modnas-b-t1-gray-s25", threads=1)._backend.network
 
 
 GOOD = IMAGE[0]

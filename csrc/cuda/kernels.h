@@ -1,14 +1,14 @@
 // What a CUDA kernel does, and where its operands are. Pointers and sizes only: all checks happen above.
 //
 // Activations are [images, rows, columns, channels], dense, of one element type, without halo: beyond an image's border
-// kernels read zeros. Channels are padded to a multiple of 8, and the padding holds zeros. Products are summed in
-// float32. The arguments of a launch are copied: nothing of them need outlive the call.
+// kernels read zeros. Channels are padded to a multiple of 8, and the padding holds zeros; pointers to activations and
+// weights are aligned to 16 bytes. Products are summed in float32. The arguments of a launch are copied: nothing of them
+// need outlive the call.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <vector>
 
 namespace modnas_fast::cuda {
 
@@ -110,15 +110,14 @@ struct Kernels {
   cudaError_t (*output)(int images, const Source& h, const Output&, cudaStream_t);
   // Whether an `Output` can be part of the launch that makes its input of so many channels.
   bool (*fuses_output)(int channels);
-  // Weights on the host, in the order in which these kernels read them: from the float32 matrix [rows, channels], whose
-  // rows are those of Phase or Separable. `segments` are its rows' parts of one tap and source each. The bytes are copied
-  // to the device as they are.
-  void (*pack)(const float* matrix, const std::vector<int>& segments, int channels, char* packed);
-  int64_t (*packed_bytes)(const std::vector<int>& segments, int channels);
+  // Weights on the host, in the order in which these kernels read them: from the float32 matrix [rows + shortcut_rows,
+  // channels], whose rows are those of Phase or Separable. The bytes are copied to the device as they are.
+  void (*pack)(const float* matrix, int rows, int shortcut_rows, int channels, char* packed);
+  int64_t (*packed_bytes)(int rows, int shortcut_rows, int channels);
 };
 
-// Tensor cores for float16 (from sm_75) and bfloat16 (from sm_80), plain float32 sums for float32; null where a device of
-// compute capability `capability` (80 for 8.0) cannot run them.
+// Tensor cores for float16 (from sm_75) and bfloat16 (from sm_80), plain float32 sums for float32; null where a device
+// of compute capability `capability` (80 for 8.0) cannot run them.
 const Kernels* select_kernels(Element element, int capability);
 
 }  // namespace modnas_fast::cuda

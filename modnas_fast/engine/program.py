@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from modnas_fast.errors import ModnasError
-from modnas_fast.genotype import Block, Genotype, Layer
+from modnas_fast.genotype import SIZE_MULTIPLE, Block, Genotype, Layer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -179,3 +179,17 @@ class _Stage:
             # The 1×1 convolution commutes with the interpolation, exactly, and runs on the smaller side.
             yield self._conv(f"{name} 1x1", f"{place}.pointwise", channels, 1, relu=False)
             yield self._step(name, "bilinear" if layer.op == "bilinear" else "nearest", channels)
+
+
+def native_layer(native: Any, step: Step) -> Any:
+    """The step as a `Layer` of the extension module `native`."""
+    layer = native.Layer()
+    layer.name, layer.op, layer.inputs, layer.output = step.name, getattr(native.Op, step.op), step.inputs, step.output
+    layer.channels, layer.kernel, layer.stride, layer.dilation = step.channels, step.kernel, step.stride, step.dilation
+    layer.relu, layer.shortcut, layer.delta = step.relu, step.shortcut, step.delta
+    for name, array in step.weights.items():
+        getattr(layer, f"set_{name}")(array)
+    return layer
+
+
+assert SIZE_MULTIPLE == 8, "csrc pads images to multiples of 8"

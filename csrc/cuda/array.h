@@ -1,0 +1,39 @@
+// Images on the device that the engine owns, and others' that it is lent; both by DLPack.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+
+#include "cuda/device.h"
+#include "cuda/image.h"
+
+namespace modnas_fast::cuda {
+
+// The image [N, C, H, W] in a "dltensor" capsule, which must outlive it. Raises std::invalid_argument unless it is
+// float32 on the device.
+Image image_in(const pybind11::capsule& capsule, int device);
+
+// A contiguous float32 image [N, C, H, W] on a device, which others can read without a copy.
+class Array {
+ public:
+  // Raises std::bad_alloc.
+  Array(int device, int64_t images, int64_t channels, int64_t rows, int64_t columns);
+
+  const Image& image() const { return image_; }
+  int device() const { return device_; }
+  void made_on(cudaStream_t stream) { stream_ = stream; }
+  // The capsule; work that is enqueued on `consumer` from now on comes after what made the contents, −1: see to it yourself.
+  pybind11::capsule dlpack(int64_t consumer) const;
+
+ private:
+  const int device_;
+  std::shared_ptr<Memory> memory_;
+  Image image_;
+  cudaStream_t stream_ = nullptr;
+};
+
+// A stream as the protocol names it: 0 or 1 is the legacy default stream, 2 the thread's own, others are handles.
+cudaStream_t stream_of(int64_t number);
+
+}  // namespace modnas_fast::cuda

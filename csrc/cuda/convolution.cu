@@ -1,0 +1,140 @@
+// Convolutions as matrix products on tensor cores, without a matrix of patches: a block copies the pixels that it needs
+// to shared memory once, and every tap reads them from there.
+#include "cuda/epilogue.h"
+#include "cuda/launchers.h"
+#include "cuda/patch.h"
+
+namespace modnas_fast::cuda {
+
+namespace {
+
+// Where each slice of 8 channels of K lies in the patch. What pads K to whole products has weights of zero.
+__device__ __forceinline__ void fill_table(int* table, const Phase& phase, const Tap& first, const Patch& patch,
+                                           int chunks) {
+  const int slices = phase.num_taps * chunks;
+  for (int i = static_cast<int>(threadIdx.x); i < slices + slices % 2; i += kThreads) {
+    const int tap = i / chunks;
+    if (i >= slices) {
+      table[i] = 0;
+      continue;
+    }
+    const int dy = phase.taps[tap].dy - first.dy, dx = phase.taps[tap].dx - first.dx;
+    const int column = dx % patch.stride * (patch.columns / patch.stride) + dx / patch.stride;
+    table[i] = (dy * patch.columns + column) * patch.pixel_bytes + 16 * (i - tap * chunks);
+  }
+}
+
+// Field by field: an address computed at run time would need a copy in local memory.
+__device__ __forceinline__ Source one_of_three(int which, const Source& a, const Source& b, const Source& c) {
+  const auto pick = [&](auto x, auto y, auto z) { return which == 0 ? x : which == 1 ? y : z; };
+  return {pick(a.data, b.data, c.data), pick(a.rows, b.rows, c.rows), pick(a.columns, b.columns, c.columns),
+          pick(a.channels, b.channels, c.channels), pick(a.interpolation, b.interpolation, c.interpolation)};
+}
+
+template <typename Type, int kTiles, int kColumns>
+__global__ void __launch_bounds__(kThreads, kTiles == 4 ? 3 : 4)
+    convolution_kernel(const __grid_constant__ Convolution arguments, const __grid_constant__ Blocks blocks) {
+  char* const shared = shared_memory();
+  int* const table = reinterpret_cast<int*>(shared + blocks.table_begin);
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int columns_index = static_cast<int>(blockIdx.z) % blocks.column_groups;
+  const int rest = static_cast<int>(blockIdx.z) / blocks.column_groups;
+  const int phase_index = rest % arguments.num_phases;
+  const Phase& phase = arguments.phases[phase_index];
+  const Tap first = blocks.first[phase_index];
+  const Place place = {rest / arguments.num_phases,
+                       static_cast<int>(blockIdx.y) * blocks.tile_rows,
+                       static_cast<int>(blockIdx.x) << blocks.tile_shift,
+                       blocks.tile_shift,
+                       arguments.scale,
+                       phase.row,
+                       phase.column};
+  const int first_channel = columns_index * kColumns * 8;
+  const int chunks0 = arguments.sources[0].channels / kChunk;
+  const int chunks = chunks0 + arguments.sources[1].channels / kChunk;
+
+  const int first_row = place.row * arguments.stride + first.dy;
+  const int first_column = place.column * arguments.stride + first.dx;
+  fill_table(table, phase, first, blocks.patch, chunks);
+  int* const shortcut_table = table + blocks.slices + blocks.slices % 2;
+  for (int i = static_cast<int>(threadIdx.x); i < blocks.shortcut_slices + blocks.shortcut_slices % 2; i += kThreads) {
+    shortcut_table[i] = i < blocks.shortcut_slices ? 16 * i : 0;
+  }
+#pragma unroll 1
+  for (int i = 0; i < 3; ++i) {
+    const bool shortcut = i == 2;
+    const Source source = one_of_three(i, arguments.sources[0], arguments.sources[1], arguments.shortcut);
+    if (source.data == nullptr) continue;
+    fill_patch<Type>(source, shortcut ? blocks.shortcut : blocks.patch, place.image,
+                     shortcut ? place.row_of(0) : first_row, shortcut ? place.column_of(0) : first_column,
+                     i == 1 ? chunks0 : 0, !shortcut && arguments.relu, shared + (shortcut ? blocks.shortcut_begin : 0));
+  }
+
+  // Warps of the same group have the same pixels, and a part of the sum each.
+  const int groups = kWarps / blocks.split, group = warp % groups, part = warp / groups;
+  const int first_pixel = group * kTiles * kTilePixels + lane % 16;
+  uint32_t pixels[kTiles];
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) {
+    const int pixel = first_pixel + kTilePixels * i;
+    const int row = pixel >> blocks.tile_shift, column = pixel & ((1 << blocks.tile_shift) - 1);
+    const int position = row * blocks.patch.stride * blocks.patch.columns + column;
+    pixels[i] = shared_address(shared + position * blocks.patch.pixel_bytes);
+  }
+  Sums<kTiles, kColumns> sums;
+  const float* bias = arguments.bias + phase_index * arguments.out.channels + first_channel;
+  begin_with_bias(sums, part == 0 ? bias : nullptr, arguments.out.channels - first_channel);
+
+  const int stride = arguments.out.channels / 8 * 32;
+  const int steps = (phase.num_taps * chunks + 1) / 2, shortcut_steps = (blocks.shortcut_slices + 1) / 2;
+  const uint2* packed = reinterpret_cast<const uint2*>(phase.weights) + first_channel / 8 * 32 + lane;
+  __syncthreads();
+  multiply<Type>(sums, pixels, table + lane / 16, packed, stride, steps * part / blocks.split,
+                 steps * (part + 1) / blocks.split);
+  if (shortcut_steps > 0) {
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+      const int pixel = first_pixel + kTilePixels * i;
+      pixels[i] = shared_address(shared + blocks.shortcut_begin + pixel * blocks.shortcut.pixel_bytes);
+    }
+    multiply<Type>(sums, pixels, shortcut_table + lane / 16, packed + steps * stride, stride,
+                   shortcut_steps * part / blocks.split, shortcut_steps * (part + 1) / blocks.split);
+  }
+  __syncthreads();
+  if constexpr (kTiles == 1) {
+    if (blocks.split > 1) add_up(sums, blocks.split, part, group, shared);
+  }
+  if (part == 0) finish<Type>(sums, arguments.out, arguments.output, place, group, first_channel, shared);
+}
+
+template <typename Type, int kTiles>
+auto kernel_for(int columns) {
+  switch (columns) {
+    case 1: return convolution_kernel<Type, kTiles, 1>;
+    case 2: return convolution_kernel<Type, kTiles, 2>;
+    case 3: return convolution_kernel<Type, kTiles, 3>;
+    case 4: return convolution_kernel<Type, kTiles, 4>;
+    case 5: return convolution_kernel<Type, kTiles, 5>;
+    default: return convolution_kernel<Type, kTiles, 6>;
+  }
+}
+
+}  // namespace
+
+template <typename Type>
+cudaError_t launch_convolution(const Convolution& arguments, cudaStream_t stream) {
+  Limits limits;
+  Blocks blocks;
+  cudaError_t error = current_limits(limits);
+  if (error == cudaSuccess) error = choose_blocks(arguments, limits, blocks);
+  if (error != cudaSuccess) return error;
+  const auto kernel = blocks.tiles == 4   ? kernel_for<Type, 4>(blocks.columns)
+                      : blocks.tiles == 2 ? kernel_for<Type, 2>(blocks.columns)
+                                          : kernel_for<Type, 1>(blocks.columns);
+  return launch(kernel, grid_of(blocks, arguments.images, arguments.num_phases), kThreads, blocks.shared_bytes, stream,
+                arguments, blocks);
+}
+
+template cudaError_t launch_convolution<MODNAS_FAST_ELEMENT>(const Convolution&, cudaStream_t);
+
+}  // namespace modnas_fast::cuda

@@ -1,0 +1,50 @@
+// The one way to launch a kernel.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+
+namespace modnas_fast::cuda {
+
+constexpr size_t kSharedWithoutAsking = 48 << 10;  // bytes that any kernel may have
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+                   const Arguments&... arguments) {
+  if (shared_bytes > kSharedWithoutAsking) {
+    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+// Of the current device.
+struct Limits {
+  int processors;
+  int shared_bytes;            // that a block may have
+  int processor_shared_bytes;  // that the blocks of one processor share
+};
+
+inline cudaError_t current_limits(Limits& limits) {
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&limits.processors, cudaDevAttrMultiProcessorCount, device);
+  }
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  }
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&limits.processor_shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  }
+  return error;
+}
+
+}  // namespace modnas_fast::cuda

@@ -1,0 +1,67 @@
+// Every CUDA kernel of the table, run on the CPU, against plain loops in double: kernels_test [fewer]. Prints what failed
+// and returns 1, or returns 0. The bounds follow from the arithmetic: sums in float32, results rounded once.
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "planted.h"
+#include "problems.h"
+
+namespace modnas_fast::cuda {
+
+namespace {
+
+constexpr int kProcessors[] = {1, 6, 30, 2000};  // few make blocks large, many make them small
+
+void set_machine(int number) {
+  emulation::order = {number % 2 != 0, number / 2 % 2 != 0};
+  emulation::device.processors = kProcessors[number * 7 / 3 % 4];
+}
+
+bool check(const char* kind, int number, bool passed) {
+  if (!passed) {
+    std::printf("  in %s %d; %d processors, %s, %s\n", kind, number, emulation::device.processors,
+                emulation::order.descending ? "descending" : "ascending",
+                emulation::order.depth_first ? "depth first" : "in turns");
+  }
+  return passed;
+}
+
+bool test(Element element, bool fewer) {
+  const Kernels& kernels = *select_kernels(element, 80);
+  bool passed = true;
+  int number = 0;
+  for (const ConvolutionProblem& problem : convolution_problems(fewer)) {
+    set_machine(++number);
+    if (problem.processors != 0) emulation::device.processors = problem.processors;
+    passed &= check("convolution", number, run(kernels, problem));
+  }
+  for (const SeparableProblem& problem : separable_problems(fewer)) {
+    set_machine(++number);
+    passed &= check("separable", number, run(kernels, problem));
+  }
+  for (int channels : {1, 3}) {
+    for (int side : {1, 2, 11, 37}) {
+      set_machine(++number);
+      passed &= check("stem", number, run_stem(kernels, channels, side));
+      passed &= check("output", number, run_output(kernels, channels, side));
+    }
+  }
+  return passed;
+}
+
+}  // namespace
+
+}  // namespace modnas_fast::cuda
+
+int main(int arguments, char** argument) {
+  using namespace modnas_fast::cuda;
+  const bool fewer = arguments > 1 && std::strcmp(argument[1], "fewer") == 0;
+  bool passed = true;
+  for (Element element : {Element::kFloat16, Element::kBfloat16, Element::kFloat32}) passed &= test(element, fewer);
+  if (!fewer) {
+    passed &= every_shape_was_used();
+    passed &= missing_barriers_are_seen();
+  }
+  return passed ? 0 : 1;
+}
