@@ -15,31 +15,64 @@ namespace {
 constexpr int64_t kHugePage = int64_t{2} << 20;
 }
 
-Layout lay_out(const std::vector<Lifetime>& tensors) {
+Layout lay_out(const std::vector<Lifetime>& tensors, const std::vector<Tie>& ties) {
+  // Tied tensors are one group, each with an offset in it.
+  std::vector<size_t> groups(tensors.size());
+  std::iota(groups.begin(), groups.end(), 0);
+  std::vector<int64_t> inner(tensors.size());
+  for (const Tie& tie : ties) {
+    const size_t group = groups[tie.tensor], joined = groups[tie.other];
+    const int64_t move = inner[tie.other] - tie.distance - inner[tie.tensor];
+    for (size_t tensor = 0; tensor < tensors.size(); ++tensor) {
+      if (groups[tensor] != group) continue;
+      groups[tensor] = joined;
+      inner[tensor] += move;
+    }
+  }
+  std::vector<std::vector<size_t>> members(tensors.size());
+  for (size_t tensor = 0; tensor < tensors.size(); ++tensor) members[groups[tensor]].push_back(tensor);
+  std::vector<int64_t> sizes(tensors.size());
+  for (size_t group = 0; group < members.size(); ++group) {
+    int64_t first = 0;
+    for (size_t tensor : members[group]) first = std::min(first, inner[tensor]);
+    for (size_t tensor : members[group]) {
+      inner[tensor] -= first;
+      sizes[group] = std::max(sizes[group], tensors[tensor].bytes);
+    }
+  }
   std::vector<size_t> order(tensors.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return tensors[a].bytes > tensors[b].bytes; });
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return sizes[a] > sizes[b]; });
+
   Layout layout;
   layout.offsets.resize(tensors.size());
   std::vector<size_t> placed;
-  for (size_t tensor : order) {
-    std::vector<std::pair<int64_t, int64_t>> taken;  // [begin, end) of tensors alive with this one
+  // The end of a tensor that is alive with one at this offset, and meets it; 0 if there is none.
+  const auto obstacle = [&](size_t tensor, int64_t offset) {
     for (size_t other : placed) {
-      if (tensors[other].first_step <= tensors[tensor].last_step &&
-          tensors[tensor].first_step <= tensors[other].last_step) {
-        taken.emplace_back(layout.offsets[other], layout.offsets[other] + tensors[other].bytes);
+      const bool together = tensors[other].first_step <= tensors[tensor].last_step &&
+                            tensors[tensor].first_step <= tensors[other].last_step;
+      const int64_t end = layout.offsets[other] + tensors[other].bytes;
+      if (together && offset < end && layout.offsets[other] < offset + tensors[tensor].bytes) return end;
+    }
+    return int64_t{0};
+  };
+  for (size_t group : order) {
+    int64_t offset = 0;
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (size_t tensor : members[group]) {
+        const int64_t end = obstacle(tensor, offset + inner[tensor]);
+        if (end == 0) continue;
+        offset = (end - inner[tensor] + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
+        moved = true;
       }
     }
-    std::sort(taken.begin(), taken.end());
-    int64_t offset = 0;
-    for (const auto& [begin, end] : taken) {
-      if (begin - offset >= tensors[tensor].bytes) break;
-      offset = std::max(offset, (end + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment);
+    for (size_t tensor : members[group]) {
+      layout.offsets[tensor] = offset + inner[tensor];
+      layout.bytes = std::max(layout.bytes, layout.offsets[tensor] + tensors[tensor].bytes);
     }
-    layout.offsets[tensor] = offset;
-    layout.bytes = std::max(layout.bytes, offset + tensors[tensor].bytes);
-    placed.push_back(tensor);
+    placed.insert(placed.end(), members[group].begin(), members[group].end());
   }
   return layout;
 }

@@ -11,13 +11,20 @@ struct Lifetime {
   int first_step, last_step;  // both included
 };
 
+// `tensor` lies `distance` bytes, a multiple of kAlignment, before `other`, and the two may overlap.
+struct Tie {
+  int tensor, other;
+  int64_t distance;
+};
+
 struct Layout {
   std::vector<int64_t> offsets;  // [tensors], multiples of kAlignment
   int64_t bytes = 0;
 };
 
-// Every tensor at the lowest offset at which it meets no tensor alive with it, largest tensors first.
-Layout lay_out(const std::vector<Lifetime>& tensors);
+// Every tensor at the lowest offset at which it meets no tensor alive with it, largest tensors first; tied ones, of which
+// `other` is the older, together.
+Layout lay_out(const std::vector<Lifetime>& tensors, const std::vector<Tie>& ties = {});
 
 // Bytes on a cache-line boundary that only grow; contents are lost when they do.
 class Arena {

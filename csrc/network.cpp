@@ -107,7 +107,7 @@ bool Network::run(const RunRequest& request, const Progress& progress) {
     float* result = x == buffers[1] ? buffers[2] : buffers[1];
     for (size_t index = 0; index < layers; ++index) {
       const auto begin = std::chrono::steady_clock::now();
-      run_layer(stages_[stage].layers[index], plan, x, buffers[0], result);
+      run_layer(stages_[stage].layers[index], plan.in_place[index], plan, x, buffers[0], result);
       const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
       plan.layer_seconds[index] += taken.count();
       if (progress && !progress(++step / steps)) return false;
@@ -119,7 +119,8 @@ bool Network::run(const RunRequest& request, const Progress& progress) {
   return true;
 }
 
-void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* input, float* noisy, float* output) {
+void Network::run_layer(const PreparedLayer& layer, bool in_place, const Plan& plan, float* input, float* noisy,
+                        float* output) {
   const LayerFacts& facts = layer.facts;
   const int last = static_cast<int>(plan.tensors.size()) - 1;
   const auto memory = [&](int tensor) -> void* {
@@ -194,13 +195,19 @@ void Network::run_layer(const PreparedLayer& layer, const Plan& plan, float* inp
         arguments.shortcut = &phases.front();
       }
       const int64_t outputs = winograd_outputs(facts.kernel);
-      const int64_t tiles = ((place.rows + outputs - 1) / outputs) * ((place.columns + outputs - 1) / outputs);
-      const int64_t chunk = winograd_chunk(tiles, threads_.size());
-      threads_.run(1 + (tiles + chunk - 1) / chunk, [&](int64_t task, int thread) {
-        if (task == 0) return zero_halo(place, memory(facts.output));
-        const int64_t begin = (task - 1) * chunk;
-        kernels_->winograd(arguments, scratch(thread), begin, std::min(begin + chunk, tiles));
-      });
+      const int64_t across = (place.columns + outputs - 1) / outputs;
+      const int64_t tiles = (place.rows + outputs - 1) / outputs * across;
+      const int64_t band = in_place ? kBandRows / outputs * across : tiles;
+      const int64_t chunk = winograd_chunk(band, threads_.size());
+      for (int64_t first = 0; first < tiles; first += band) {
+        const int64_t end = std::min(first + band, tiles), chunks = (end - first + chunk - 1) / chunk;
+        threads_.run(in_place ? chunks : chunks + 1, [&](int64_t task, int thread) {
+          if (task == chunks) return zero_halo(place, memory(facts.output));
+          const int64_t begin = first + task * chunk;
+          kernels_->winograd(arguments, scratch(thread), begin, std::min(begin + chunk, end));
+        });
+      }
+      if (in_place) zero_halo(place, memory(facts.output));  // where operands were until now
       break;
     }
     case Algorithm::kSeparable: {

@@ -66,7 +66,8 @@ class Network {
 
  private:
   Plan& plan_for(int64_t rows, int64_t columns);
-  void run_layer(const PreparedLayer& layer, const Plan& plan, float* input, float* noisy, float* output);
+  void run_layer(const PreparedLayer& layer, bool in_place, const Plan& plan, float* input, float* noisy,
+                 float* output);
 
   const int64_t image_channels_;
   const Storage storage_;  // of activations

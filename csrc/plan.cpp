@@ -10,6 +10,7 @@ namespace modnas_fast {
 namespace {
 
 constexpr int64_t kSlack = 16;  // elements that a kernel may read beyond the last pixel
+constexpr int64_t kInPlaceBytes = int64_t{512} << 10;  // smaller tensors gain nothing, and bands cost waiting
 
 // Makes the tensor's halo large enough for one that reads `before` to the left and above, and `after` beyond.
 void widen(Placement& tensor, int64_t before, int64_t rows_after, int64_t columns_after) {
@@ -41,9 +42,20 @@ void widen_inputs(std::vector<Placement>& tensors, const PreparedLayer& layer) {
   }
 }
 
+// Gives all tensors of a resolution, images apart, one halo, so that one may take another's place.
+void unite_halos(const PreparedStage& stage, std::vector<Placement>& tensors) {
+  const size_t end = tensors.size() - 1;
+  for (size_t tensor = 1; tensor < end; ++tensor) {
+    for (size_t other = 1; other < end; ++other) {
+      if (stage.tensors[other].shift != stage.tensors[tensor].shift) continue;
+      widen(tensors[tensor], tensors[other].before, tensors[other].rows_after, tensors[other].columns_after);
+    }
+  }
+}
+
 // A residual block's sum replaces what its shortcut reads, for nobody after it: every task reads those pixels, and no
 // others of them, before it writes them. Returns for each tensor the one whose memory it takes over, or itself.
-std::vector<int> replaced_tensors(const PreparedStage& stage, std::vector<Placement>& tensors,
+std::vector<int> replaced_tensors(const PreparedStage& stage, const std::vector<Placement>& tensors,
                                   std::vector<Lifetime>& lifetimes) {
   std::vector<int> owners(tensors.size());
   std::iota(owners.begin(), owners.end(), 0);
@@ -60,12 +72,34 @@ std::vector<int> replaced_tensors(const PreparedStage& stage, std::vector<Placem
     }
     owners[facts.output] = owner;
     lifetimes[owner].last_step = lifetimes[facts.output].last_step;
-    Placement& whole = tensors[owner];
-    const Placement& part = tensors[facts.output];
-    widen(whole, part.before, part.rows_after, part.columns_after);
   }
-  for (size_t tensor = 0; tensor < tensors.size(); ++tensor) tensors[tensor] = tensors[owners[tensor]];
   return owners;
+}
+
+// Convolutions whose output may overwrite the input that nobody reads after them: it lies so far before it that a band's
+// rows end where the next band's operands begin. `owners` are those of `replaced_tensors`.
+std::vector<Tie> in_place_ties(const PreparedStage& stage, const std::vector<Placement>& tensors,
+                               const std::vector<int>& owners, const std::vector<Lifetime>& lifetimes,
+                               std::vector<bool>& in_place) {
+  std::vector<Tie> ties;
+  for (int step = 0; step < static_cast<int>(stage.layers.size()); ++step) {
+    const PreparedLayer& layer = stage.layers[step];
+    const LayerFacts& facts = layer.facts;
+    if (layer.algorithm != Algorithm::kWinograd || facts.shortcut >= 0) continue;
+    const Placement& output = tensors[facts.output];
+    if (output.bytes() < kInPlaceBytes || owners[facts.output] != facts.output) continue;
+    for (int input : facts.inputs) {
+      const Placement& from = tensors[input];
+      const int owner = owners[input];
+      if (input == 0 || lifetimes[owner].last_step != step || output.row_stride() > from.row_stride()) continue;
+      const int64_t bytes =
+          ((output.before + kBandRows) * output.row_stride() + kSlack) * element_bytes(output.storage);
+      ties.push_back({facts.output, owner, (bytes + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment});
+      in_place[step] = true;
+      break;
+    }
+  }
+  return ties;
 }
 
 }  // namespace
@@ -91,6 +125,7 @@ Plan make_plan(const PreparedStage& stage, Storage storage, int64_t rows, int64_
     for (int input : layer.facts.inputs) lifetimes[input].last_step = step;
     if (layer.facts.shortcut >= 0) lifetimes[layer.facts.shortcut].last_step = step;
   }
+  unite_halos(stage, plan.tensors);
   Placement& image = plan.tensors.front();
   image.storage = Storage::kFloat32;
   plan.tensors.back() = image;  // the next stage's input
@@ -103,7 +138,9 @@ Plan make_plan(const PreparedStage& stage, Storage storage, int64_t rows, int64_
   lifetimes.front() = lifetimes.back() = {0, 0, 0};
   const int last = static_cast<int>(stage.layers.size());
   for (int i = 0; i < 3; ++i) lifetimes.push_back({image.bytes(), 0, last});
-  const Layout layout = lay_out(lifetimes);
+  plan.in_place.assign(stage.layers.size(), false);
+  const Layout layout =
+      lay_out(lifetimes, in_place_ties(stage, plan.tensors, owners, lifetimes, plan.in_place));
   for (int tensor = 0; tensor < count; ++tensor) {
     plan.tensors[tensor].offset = layout.offsets[owners[tensor]];
   }

@@ -22,11 +22,15 @@ struct Placement {
   int64_t origin() const { return before * row_stride() + before * pixel_stride(); }  // elements before pixel (0, 0)
 };
 
+// Rows of a band: layers that work in place are computed band by band.
+constexpr int64_t kBandRows = 32;
+
 struct Plan {
   int64_t rows, columns;              // of the image, padded to multiples of 8
   std::vector<Placement> tensors;     // by number; 0 and the last one lie in image buffers instead
   int64_t image_offsets[3];           // bytes; y, and two for x in turn; all placed as tensors[0] is
   int64_t bytes;                      // of the arena
+  std::vector<bool> in_place;         // a layer each: its output overwrites an input, kBandRows behind what is read
   std::vector<double> layer_seconds;  // sums
   int64_t measured = 0;               // stages run
 };
