@@ -17,7 +17,7 @@ from modnas_fast.engine.engine import Engine, engine_obstacle
 from modnas_fast.engine.export import export_program
 from modnas_fast.engine.onnx_graph import INPUT, LEVEL, build_onnx
 from modnas_fast.images.degradations import Degradation
-from modnas_fast.networks import ConditionedNet, WeightsError, save_weights
+from modnas_fast.networks import ConditionedNet, WeightsError, plain_net, save_weights
 from modnas_fast.networks.plug_and_play import PlugAndPlay
 from tests.cases import random_genotype
 from tests.parity import assert_parity
@@ -121,16 +121,36 @@ def test_denoise_takes_any_level(weight_file: Path, tmp_path: Path, capsys: pyte
         expected = conditioned_net()(torch.from_numpy(image)[None, None], sigma)[0, 0].detach().numpy()
         for model in (weight_file, load(weight_file)):
             np.testing.assert_allclose(denoise(image, sigma, model), expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ModnasError, match=r"every level of noise \(σ = 0 to 55\) and has to be told: give sigma"):
-        denoise(image, model=weight_file)
     with pytest.raises(ModnasError, match=r"was trained for σ = 0 to 55, not for σ = 70"):
         Denoiser(weight_file, sigma=70)
     np.save(tmp_path / "image.npy", image)
     command = ["denoise", str(tmp_path / "image.npy"), "-o", str(tmp_path / "out.npy"), "--model", str(weight_file)]
-    assert main(command) == 2
-    assert "give sigma" in capsys.readouterr().err
     assert main([*command, "--sigma", "12.5"]) == 0
+    assert "estimated" not in capsys.readouterr().err
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), denoise(image, 12.5, weight_file), atol=1e-6)
+
+
+def test_levels_are_estimated(weight_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For every image its own, half a step at a time, and within what the model was trained for."""
+    generator = np.random.default_rng(1)
+    images = [(0.5 + generator.normal(0, sigma / 255, (64, 64))).astype(np.float32) for sigma in (10, 30, 90)]
+    denoiser = Denoiser(weight_file)
+    batch = torch.from_numpy(np.stack(images))[:, None]
+    restored = denoiser(batch)
+    assert denoiser.estimates == pytest.approx([10, 30, 55], abs=2)
+    assert denoiser.estimates[2] == 55
+    assert all(2 * level == int(2 * level) for level in denoiser.estimates)
+    for index, (image, level) in enumerate(zip(images, denoiser.estimates, strict=True)):
+        expected = denoise(image, level, weight_file)
+        np.testing.assert_allclose(restored[index, 0].numpy(), expected, atol=1e-6)
+        np.testing.assert_allclose(denoise(image, model=weight_file), expected, atol=1e-6)
+        np.save(tmp_path / f"{index}.npy", image)
+    command = ["denoise", *(str(tmp_path / f"{index}.npy") for index in range(3)), "-o", str(tmp_path / "out")]
+    assert main([*command, "--model", str(weight_file)]) == 0
+    low, high = denoiser.estimates[0], denoiser.estimates[2]
+    assert f"(noise estimated: σ = {low:g} to {high:g})" in capsys.readouterr().err
+    with pytest.raises(ModnasError, match="give sigma"):
+        plain_net(load(weight_file), None, "net")
 
 
 @pytest.mark.skipif(bool(engine_obstacle()), reason=f"no compiled engine: {engine_obstacle()}")

@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="folder, or a file name for one input file"
     )
-    parser.add_argument("--sigma", type=float, metavar="S", help="noise level, 0-255 scale; default: the model's own")
+    parser.add_argument(
+        "--sigma", type=float, metavar="S", help="noise level, 0-255 scale; default: the model's, or estimated"
+    )
     add_model_arguments(parser, several=True)
     parser.add_argument("--suffix", default="", help="added to the outputs' names: photo.png becomes photo<suffix>.png")
     parser.add_argument("--ext", help="write this format instead of the input's: png, tiff, jpg, webp, bmp, npy")
@@ -57,9 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
             wanted.append((source, target))
     _denoise_files(denoisers, wanted, arguments.overwrite, progress, failures)
     places = ", ".join(str(denoiser.device) for denoiser in denoisers)
+    levels = sorted(level for denoiser in denoisers for level in denoiser.estimates)
+    estimated = f" (noise estimated: σ = {' to '.join(f'{level:g}' for level in levels[:: max(1, len(levels) - 1)])})"
     progress.say(
         f"denoised {len(jobs) - failures.count} of {len(jobs)} with {denoisers[0].name} on {places} "
-        f"into {arguments.output}"
+        f"into {arguments.output}{estimated if levels else ''}"
     )
     return 1 if failures.count else 0
 

@@ -6,6 +6,7 @@ import copy
 import functools
 import os
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -17,7 +18,8 @@ from modnas_fast.engine.engine import Engine, engine_obstacle
 from modnas_fast.engine.tiling import OnTile, ignore_progress, portion, run_tiled
 from modnas_fast.errors import ModnasError
 from modnas_fast.images.frames import Frame, from_float, to_float
-from modnas_fast.networks import DerivedNet, load, plain_net, shipped_models
+from modnas_fast.images.noise import estimate_sigma
+from modnas_fast.networks import ConditionedNet, DerivedNet, load, plain_net, shipped_models
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,15 +44,16 @@ class Denoiser:
         tile: "auto" (tiles of 768 pixels from one megapixel on; the compiled engine: as 2 GiB ask for), a side in
             pixels, or 0 for never.
         x8: average over the 8 flips and rotations: eight times the work, for 0.09 dB on Set12 with the default model.
-        sigma: the noise's standard deviation on the 0–255 scale, which a model for every σ has to know; the others
-            have their own (`check_level` compares).
+        sigma: the noise's standard deviation on the 0–255 scale, for a model for every σ. Left out, each image's is
+            estimated (`images.noise.estimate_sigma`), in steps of ½; `estimates` lists them. Other models have their
+            own (`check_level` compares).
 
     A model given by name or file runs on the compiled engine where it is built; on CUDA in float16, if that is faster
     there than PyTorch in float16, as is measured once a device and model. A network, which may still change, and
     everything else runs on PyTorch. `backend` says which, and why.
 
     Raises:
-        ModnasError: unknown model, device or tile; or a model for every σ without one, or for none like it.
+        ModnasError: unknown model, device or tile, or a σ that a model for every σ was not trained for.
     """
 
     def __init__(
@@ -67,10 +70,17 @@ class Denoiser:
         self.name = model.genotype.name if isinstance(model, DerivedNet) else os.fspath(model)
         net = model if isinstance(model, DerivedNet) else load(model)
         self.trained_for = net.degradation
-        net = plain_net(net, sigma, self.name)
-        self.net: DerivedNet = net.eval()
         self.tile = tile
         self.x8 = x8
+        self.estimates: list[float] = []
+        self._at_level: Callable[[float], Denoiser] | None = None
+        if isinstance(net, ConditionedNet) and sigma is None:
+            # One for each of the last few levels: making one costs less than denoising a small image.
+            self._at_level = functools.lru_cache(4)(lambda level: Denoiser(model, device, tile, x8, level))
+            self.net: DerivedNet = net
+            self.backend: str = self._at_level(self._usable(0.0)).backend
+            return
+        self.net = plain_net(net, sigma, self.name).eval()
         self._engine: Engine | None = None
         self._exact: DerivedNet | None = None  # in float32, where PyTorch runs in float16
         if isinstance(model, DerivedNet):
@@ -114,6 +124,11 @@ class Denoiser:
         self._exact, self.net = self.net, peer
         return f"PyTorch ({measured})"
 
+    def _usable(self, sigma: float) -> float:
+        """σ in steps of ½, within what the model was trained for."""
+        lowest, highest = self.trained_for.levels if self.trained_for and self.trained_for.between else (0.0, 255.0)
+        return min(max(round(2 * sigma) / 2, lowest), highest)
+
     def check_level(self, sigma: float | None) -> None:
         """Raise `ModnasError` if the model was trained for other noise than σ (0–255 scale); None asks nothing."""
         trained = self.trained_for
@@ -135,6 +150,14 @@ class Denoiser:
         Returns:
             [N, C, H, W] in y's dtype, on y's device, not clipped.
         """
+        if self._at_level is not None:
+            restored = torch.empty_like(y)
+            for index, image in enumerate(y):
+                level = self._usable(estimate_sigma(image.float().permute(1, 2, 0).cpu().numpy()))
+                self.estimates.append(level)
+                at_level = self._at_level(level)
+                restored[index] = at_level(image[None], portion(on_tile, index, len(y)))[0]
+            return restored
         if self.net.channels_in == 1 and y.ndim == 4 and y.shape[1] > 1:
             return self(y.reshape(-1, 1, *y.shape[2:]), on_tile).reshape(y.shape)
         if not self.x8:
@@ -217,8 +240,8 @@ def denoise(
     Args:
         image: a NumPy array [H, W] or [H, W, C] with C = 1, 2, 3, 4 (gray, gray + alpha, RGB, RGBA), uint8, uint16 or
             float in [0, 1]; or a Pillow image; or a tensor [H, W], [C, H, W] or [N, C, H, W], float in [0, 1].
-        sigma: the noise's standard deviation on the 0–255 scale. Left out: the one that the model was trained for; a
-            model for every σ has to be told.
+        sigma: the noise's standard deviation on the 0–255 scale. Left out: the one that the model was trained for, or
+            for a model for every σ an estimate from the image.
         model: a shipped model's name (see `modnas-fast models`), a weight file, or a network. Gray models run the
             channels of RGB images one by one, and warn.
         device, tile, x8: see `Denoiser`.
