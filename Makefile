@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/cpu/*.*)
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/cpu/*.* csrc/cuda/*.*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .PHONY: demo test lint gate clean
@@ -28,7 +28,7 @@ gate: $(VENV)/dev.installed
 	$(BIN)/python -m benchmarks.gate
 
 clean:
-	rm -rf modnas_fast/_engine.*.so modnas_fast/_engine_missing.txt
+	rm -rf modnas_fast/_engine*.so modnas_fast/_engine*_missing.txt
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:

@@ -3,7 +3,10 @@
 import os
 import platform
 import re
+import shutil
+import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,32 +28,84 @@ VECTOR_FILES = ["output", "separable", "taps", "upsample", "variant", "winograd"
 SOURCES = [*sorted(map(str, Path("csrc").glob("*.cpp"))), "csrc/cpu/packing.cpp", "csrc/cpu/select.cpp"]
 
 
-class BuildEngine(build_ext):
-    """Builds modnas_fast._engine: required if MODNAS_FAST_EXT=1, left out if 0, and otherwise where it can be built.
+ENGINE, ENGINE_CUDA = "modnas_fast._engine", "modnas_fast._engine_cuda"
+SWITCHES = {ENGINE: "MODNAS_FAST_EXT", ENGINE_CUDA: "MODNAS_FAST_CUDA"}
 
-    Where it cannot, the package installs without it and modnas_fast/_engine_missing.txt says why.
+# Code for these, and PTX of the last for what comes after it.
+ARCHITECTURES = (75, 80, 86, 89, 90)
+ELEMENT_FILES = ["convolution", "output", "separable", "stem"]  # once an element type
+ELEMENTS = ["Float16", "Bfloat16"]
+CUDA_SOURCES = [*sorted(map(str, Path("csrc/cuda").glob("*.c*"))), "csrc/check.cpp", "csrc/memory.cpp", "csrc/rewrite.cpp"]
+
+
+def find_nvcc():
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    for folder in [*(f"{home}/bin" for home in homes), None, "/usr/local/cuda/bin"]:
+        nvcc = shutil.which("nvcc", path=folder)
+        if nvcc:
+            return nvcc
+    raise RuntimeError("no CUDA compiler (nvcc) was there when the package was installed")
+
+
+def run_compiler(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(done.stdout + done.stderr, end="", file=sys.stderr)
+    if done.returncode != 0:
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if "error" in line] or ["unknown error"]
+        raise RuntimeError(lines[0])
+
+
+def targets_of(numbers):
+    code = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
+    return [*code, f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"]
+
+
+class BuildEngine(build_ext):
+    """Builds modnas_fast._engine and, by nvcc, modnas_fast._engine_cuda.
+
+    Each is required if its switch, MODNAS_FAST_EXT or MODNAS_FAST_CUDA, is 1, left out if it is 0, and otherwise built
+    where that can be done. Where it cannot, the package installs without it and a note beside it says why.
     """
 
     def run(self):
+        everything = self.extensions
+        for extension in everything:
+            self.note_of(extension).unlink(missing_ok=True)
+            if self.switch_of(extension) == "0":
+                self.leave_out(extension, f"the package was installed with {SWITCHES[extension.name]}=0")
+        try:
+            super().run()
+        except Exception as error:
+            for extension in self.extensions:
+                if self.switch_of(extension) == "1":
+                    raise
+                self.leave_out(extension, f"it could not be compiled: {error}")
+
+    def build_extensions(self):
+        build = {ENGINE: self.build_engine, ENGINE_CUDA: self.build_engine_cuda}
+        for extension in self.extensions:
+            try:
+                build[extension.name](extension)
+            except Exception as error:
+                if self.switch_of(extension) == "1":
+                    raise
+                self.leave_out(extension, f"it could not be compiled: {error}")
+
+    def switch_of(self, extension):
+        return os.environ.get(SWITCHES[extension.name], "")
+
+    def note_of(self, extension):
         folder = Path("modnas_fast" if self.inplace else f"{self.build_lib}/modnas_fast")
         folder.mkdir(parents=True, exist_ok=True)
-        note = folder / "_engine_missing.txt"
-        note.unlink(missing_ok=True)
-        wanted = os.environ.get("MODNAS_FAST_EXT", "")
-        reason = "the package was installed with MODNAS_FAST_EXT=0"
-        try:
-            if wanted != "0":
-                super().run()
-                return
-        except Exception as error:
-            if wanted == "1":
-                raise
-            reason = " ".join(f"it could not be compiled: {error}".split())
-        print(f"modnas_fast._engine is left out: {reason}", file=sys.stderr)
-        self.extensions = []
-        note.write_text(reason + "\n", encoding="utf-8")
+        return folder / f"{extension.name.rpartition('.')[2]}_missing.txt"
 
-    def build_extension(self, extension):
+    def leave_out(self, extension, reason):
+        reason = " ".join(reason.split())
+        print(f"{extension.name} is left out: {reason}", file=sys.stderr)
+        self.extensions = [other for other in self.extensions if other is not extension]
+        self.note_of(extension).write_text(reason + "\n", encoding="utf-8")
+
+    def build_engine(self, extension):
         import pybind11
 
         def compile_one(source, flags, folder):
@@ -72,7 +127,34 @@ class BuildEngine(build_ext):
         extension.extra_objects = [path for paths in objects for path in paths]
         extension.sources = []
         extension.depends = extension.extra_objects  # or a module that is there already would not be linked again
-        super().build_extension(extension)
+        self.build_extension(extension)
+
+    def build_engine_cuda(self, extension):
+        import pybind11
+
+        nvcc = find_nvcc()
+        folder = Path(self.build_temp, "cuda")
+        folder.mkdir(parents=True, exist_ok=True)
+        includes = [f"-I{path}" for path in ("csrc", pybind11.get_include(), sysconfig.get_path("include"))]
+        flags = ["-std=c++17", *includes, "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
+
+        def compile_one(job):
+            source, extra = job
+            target = folder / f"{Path(source).stem}{''.join(extra).rpartition('=')[2]}.o"
+            numbers = [number for number in ARCHITECTURES if number >= 80 or "Bfloat16" not in target.stem]
+            kind = ["-O3", *targets_of(numbers)] if source.endswith(".cu") else ["-O1"]
+            run_compiler([nvcc, *flags, *kind, *extra, "-c", source, "-o", str(target)])
+            return str(target)
+
+        jobs = []
+        for source in CUDA_SOURCES:
+            each = ELEMENTS if Path(source).stem in ELEMENT_FILES else [None]
+            jobs += [(source, [f"-DMODNAS_FAST_ELEMENT={element}"] if element else []) for element in each]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compile_one, jobs))
+        module = self.get_ext_fullpath(extension.name)
+        Path(module).parent.mkdir(parents=True, exist_ok=True)
+        run_compiler([nvcc, "-shared", "-cudart=static", *objects, "-o", module])
 
 
 setup(
@@ -80,6 +162,9 @@ setup(
     packages=[*find_packages(include=["modnas_fast", "modnas_fast.*"]), "modnas_fast.kernels"],
     package_dir={"modnas_fast.kernels": "kernels"},
     package_data={"modnas_fast": ["genotypes/*.json", "weights/*", "bench/*.json", "py.typed", "*.pyi"]},
-    ext_modules=[Extension("modnas_fast._engine", SOURCES, language="c++", extra_link_args=["-pthread", "-ldl"])],
+    ext_modules=[
+        Extension(ENGINE, SOURCES, language="c++", extra_link_args=["-pthread", "-ldl"]),
+        Extension(ENGINE_CUDA, CUDA_SOURCES, language="c++"),
+    ],
     cmdclass={"build_ext": BuildEngine},
 )

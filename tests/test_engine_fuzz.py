@@ -118,10 +118,8 @@ def test_genotypes_of_another_structure() -> None:
         refused(lambda: Engine(Genotype.from_json(broken), weights, threads=1)(IMAGE))  # noqa: B023
 
 
-def mutate_layers(stages: list[list[Any]], draw: random.Random) -> None:
-    """One wrong thing in the lists of layers that the compiled part is given."""
-    from modnas_fast import _engine
-
+def mutate_layers(stages: list[list[Any]], draw: random.Random, native: Any) -> None:
+    """One wrong thing in the lists of layers that the extension module `native` is given."""
     layers = draw.choice(stages)
     place = draw.randrange(len(layers))
     layer = layers[place]
@@ -140,7 +138,7 @@ def mutate_layers(stages: list[list[Any]], draw: random.Random) -> None:
         names = ("weight", "bias", "depthwise_weight", "depthwise_bias", "shortcut_weight", "shortcut_bias")
         getattr(layer, f"set_{draw.choice(names)}")(weights)
     elif kind == 5:
-        layer.op = getattr(_engine.Op, draw.choice(("convolution", "separable", "sub_pixel", "nearest", "output")))
+        layer.op = getattr(native.Op, draw.choice(("convolution", "separable", "sub_pixel", "nearest", "output")))
     elif kind == 6:
         layer.inputs = [draw.choice(NUMBERS) for _ in range(draw.randrange(4))]
     elif kind == 7:
@@ -165,7 +163,7 @@ def test_broken_layers_in_the_bindings() -> None:
     for seed in range(1000):
         draw = random.Random(seed)
         stages = [[native_layer(_engine, step) for step in steps] for steps in draw.choice(programs)]
-        mutate_layers(stages, draw)
+        mutate_layers(stages, draw, _engine)
         try:
             network = _engine.Network(1, stages, draw.choice((1, 2)), "", bool(draw.getrandbits(1)))
         except ValueError:

@@ -64,12 +64,16 @@ Array::Array(int device, int64_t images, int64_t channels, int64_t rows, int64_t
   image_.data = reinterpret_cast<float*>(memory_->data());
 }
 
+void Array::made_on(cudaStream_t stream) {
+  const CurrentDevice current(device_);
+  made_ = std::make_unique<Event>();
+  made_->record(stream);
+}
+
 pybind11::capsule Array::dlpack(int64_t consumer) const {
-  if (consumer != -1 && stream_of(consumer) != stream_) {
+  if (consumer != -1 && made_ != nullptr) {
     const CurrentDevice current(device_);
-    Event made;
-    made.record(stream_);
-    made.hold_back(stream_of(consumer));
+    made_->hold_back(stream_of(consumer));
   }
   auto owned = std::make_unique<Export>();
   owned->memory = memory_;

@@ -22,15 +22,16 @@ class Array {
 
   const Image& image() const { return image_; }
   int device() const { return device_; }
-  void made_on(cudaStream_t stream) { stream_ = stream; }
-  // The capsule; work that is enqueued on `consumer` from now on comes after what made the contents, −1: see to it yourself.
+  // What is enqueued on the stream so far makes the contents.
+  void made_on(cudaStream_t stream);
+  // The capsule. What is enqueued on the stream `consumer` from now on comes after what made the contents; −1: on none.
   pybind11::capsule dlpack(int64_t consumer) const;
 
  private:
   const int device_;
   std::shared_ptr<Memory> memory_;
   Image image_;
-  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<Event> made_;
 };
 
 // A stream as the protocol names it: 0 or 1 is the legacy default stream, 2 the thread's own, others are handles.

@@ -177,7 +177,7 @@ PYBIND11_MODULE(_engine_cuda, module) {
   using namespace modnas_fast::cuda;
   module.doc() = "The part of modnas_fast.engine that is compiled for CUDA.";
   bind_layers(module);
-  py::register_exception<CudaError>(module, "CudaError", PyExc_RuntimeError);
+  py::register_local_exception<CudaError>(module, "CudaError", PyExc_RuntimeError);
 
   py::class_<Image>(module, "Image", py::module_local(), "A strided float32 image [N, C, H, W] on a device, not owned.")
       .def(py::init(&make_image))

@@ -1,8 +1,8 @@
 """Score a model on a folder of clean images, by the protocol of the paper's tables.
 
-Each image gets the fixed test noise (NumPy's legacy stream, seed 0) or JPEG compression, is denoised, rounded to 8 bit
-and
-compared: PSNR on [0, 255], SSIM with an 11x11 Gaussian window. Times are of the network alone, in ms.
+Each image gets the fixed test noise (NumPy's legacy stream, seed 0) or JPEG compression, or has a noisy partner; it is
+denoised, rounded to 8 bit and compared: PSNR on [0, 255], SSIM with an 11x11 Gaussian window. Times are of the network
+alone, in ms.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import csv
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of clean 8-bit images")
     degradation = parser.add_mutually_exclusive_group()
     degradation.add_argument("--sigma", type=float, default=25.0, metavar="S", help="noise level, 0-255 scale (25)")
+    degradation.add_argument(
+        "--pairs", nargs=2, metavar=("CLEAN", "NOISY"), help="noisy photos and their references: how their names differ"
+    )
     degradation.add_argument("--jpeg", type=int, metavar="Q", help="JPEG compression of this quality instead of noise")
     add_model_arguments(parser)
     parser.add_argument("--baseline", metavar="NAME", help="another network, of `modnas-fast summary --baselines`")
@@ -42,21 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from modnas_fast.images.evaluation import EvaluationSet, evaluate
-
     denoiser = _denoiser(arguments)
-    kind, level = ("awgn", arguments.sigma) if arguments.jpeg is None else ("jpeg", float(arguments.jpeg))
+    kind, level = _degradation(arguments)
     progress = ProgressLine()
     trained = getattr(denoiser, "trained_for", None)  # of baselines nothing is known
     if trained is not None and not trained.covers(kind, level):
         progress.say(f"note: {denoiser.name} was trained for {trained}")
     channels = 3 if arguments.rgb else denoiser.net.channels_in
     assert isinstance(channels, int)  # nn.Module's attributes have no types
-    images = EvaluationSet(arguments.data, channels, kind)
     scores = []
-    for score in evaluate(denoiser, images, kind, level):
+    for score, share in _scores(arguments, denoiser, channels):
         scores.append(score)
-        progress.update(len(scores) / len(images), f"{score.name} {score.psnr:.2f} dB")
+        progress.update(share, f"{score.name} {score.psnr:.2f} dB")
         if arguments.save_images:
             _save(Path(arguments.save_images) / Path(score.name).with_suffix(".png"), score)
     progress.clear()
@@ -69,8 +70,33 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _degradation(arguments: argparse.Namespace) -> tuple[str, float]:
+    if arguments.pairs is not None:
+        return "pairs", 0.0
+    return ("awgn", arguments.sigma) if arguments.jpeg is None else ("jpeg", float(arguments.jpeg))
+
+
+def _scores(
+    arguments: argparse.Namespace, denoiser: Denoiser | BaselineDenoiser, channels: int
+) -> Iterator[tuple[Score, float]]:
+    """Each image's score, and the share of the images that is done."""
+    from modnas_fast.images.evaluation import EvaluationSet, evaluate, evaluate_pairs
+    from modnas_fast.images.pairs import PairedSet
+
+    images: EvaluationSet | PairedSet
+    if arguments.pairs is not None:
+        images = PairedSet([arguments.data], channels, arguments.pairs)
+        scores = evaluate_pairs(denoiser, images)
+    else:
+        images = EvaluationSet(arguments.data, channels, _degradation(arguments)[0])
+        scores = evaluate(denoiser, images, *_degradation(arguments))
+    for count, score in enumerate(scores, 1):
+        yield score, count / len(images)
+
+
 def _denoiser(arguments: argparse.Namespace) -> Denoiser | BaselineDenoiser:
-    sigma = arguments.sigma if arguments.jpeg is None else None
+    kind, level = _degradation(arguments)
+    sigma = level if kind == "awgn" else None
     if arguments.baseline is None:
         from modnas_fast.engine.denoiser import DEFAULT_MODEL, Denoiser
 
@@ -98,8 +124,9 @@ def _document(arguments: argparse.Namespace, model: str, device: str, scores: li
     return {
         "model": model,
         "data": arguments.data,
-        "sigma": arguments.sigma if arguments.jpeg is None else None,
+        "sigma": arguments.sigma if arguments.jpeg is None and arguments.pairs is None else None,
         "jpeg": arguments.jpeg,
+        "pairs": arguments.pairs,
         "device": device,
         "mean": {"psnr": psnr, "ssim": ssim},
         "images": [{"name": s.name, "psnr": s.psnr, "ssim": s.ssim, "ms": s.ms} for s in scores],

@@ -73,7 +73,7 @@ class CudaBackend:
         self._native: Any = _engine_cuda
         name, capability, _ = _engine_cuda.devices()[index]
         if capability < _LEAST_CAPABILITY[dtype]:
-            raise ModnasError(f"cuda:{index} ({name}, compute capability {capability / 10}) cannot run {dtype}; float16")
+            raise ModnasError(f"cuda:{index} ({name}, compute capability {capability / 10}) cannot run {dtype}; choose float16")
         self._index, self.device, self.variant = index, f"cuda:{index}", f"cuda:{index} {name}"
         self.stages, self._channels, self._genotype = len(program), channels, genotype
         self.dtype, self.memory_limit = dtype, memory_limit
@@ -136,7 +136,6 @@ class CudaBackend:
             result = torch.empty_like(x, requires_grad=False)  # type: ignore[union-attr]
         else:
             result = self._array(noisy.shape)
-            result.made_on(of_caller)
         if not _on_cuda(result):
             raise ModnasError(f"out is a {type(out).__name__} elsewhere; give float32 images on {self.device}")
         target = result.image if isinstance(result, self._native.Array) else self._image(result, of_caller, "out")
@@ -147,6 +146,8 @@ class CudaBackend:
         if target.overlaps(noisy):
             raise ModnasError("out shares memory with the input; give another array")
         self._run_images(noisy, target, progress, tile, of_caller)
+        if isinstance(result, self._native.Array):
+            result.made_on(of_caller)
         if stream is None and out is not None:
             self.network.settle(of_caller)  # nobody told on which stream `out` is read
         return result

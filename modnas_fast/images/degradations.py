@@ -15,7 +15,7 @@ from modnas_fast.errors import ModnasError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-KINDS = ("awgn", "jpeg")
+KINDS = ("awgn", "jpeg", "pairs")
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Degradation:
     """What a model was trained to undo.
 
     Args:
-        kind: "awgn", additive white Gaussian noise, or "jpeg", compression of the luma.
-        levels: the σ on the 0–255 scale, or the JPEG qualities, it was trained at.
+        kind: "awgn", additive white Gaussian noise, "jpeg", compression of the luma, or "pairs", what photos had.
+        levels: the σ on the 0–255 scale, or the JPEG qualities, it was trained at; of pairs there are none.
         between: `levels` are the lowest and the highest, and everything between was trained too.
     """
 
@@ -36,6 +36,10 @@ class Degradation:
         object.__setattr__(self, "levels", tuple(float(level) for level in self.levels))
         if self.kind not in KINDS:
             raise ModnasError(f"degradation is {self.kind!r}; choose from {', '.join(KINDS)}")
+        if self.kind == "pairs":
+            if self.levels or self.between:
+                raise ModnasError(f"levels is {self.levels}; pairs have none, nor a range of them: give []")
+            return
         if not self.levels or not all(np.isfinite(level) and level >= 0 for level in self.levels):
             raise ModnasError(f"levels is {self.levels}; give at least one, none negative")
         if self.between and (self.kind != "awgn" or len(self.levels) != 2 or self.levels[0] >= self.levels[1]):
@@ -44,11 +48,15 @@ class Degradation:
             raise ModnasError(f"levels is {self.levels}; JPEG qualities are whole, 1 to 95")
 
     def __str__(self) -> str:
+        if self.kind == "pairs":
+            return "the noise of its pairs"
         unit = "σ" if self.kind == "awgn" else "JPEG q"
         return f"{unit} = " + (" to " if self.between else ", ").join(f"{level:g}" for level in self.levels)
 
     def covers(self, kind: str, level: float) -> bool:
-        """Whether it was trained for this."""
+        """Whether it was trained for this; of pairs the level says nothing."""
+        if self.kind == "pairs":
+            return kind == self.kind
         if self.between:
             return kind == self.kind and self.levels[0] <= level <= self.levels[1]
         return kind == self.kind and level in self.levels

@@ -106,14 +106,28 @@ def evaluate(
             degraded = jpeg_compress(plane, int(level)).reshape(clean.shape).astype(np.float32) / np.float32(255)
         else:
             degraded = add_test_noise(clean / 255.0, level)
-        batch = torch.from_numpy(degraded).permute(2, 0, 1)[None].to(device)
-        started = time.perf_counter()
-        with torch.inference_mode():
-            restored = denoiser(batch)
-        output = from_float(restored[0].permute(1, 2, 0).float().cpu().numpy(), np.uint8)  # waits for the device
-        ms = (time.perf_counter() - started) * 1e3
-        similarity = ssim(output, clean) if min(clean.shape[:2]) >= 11 else float("nan")
-        yield Score(name, psnr(output, clean), similarity, ms, output)
+        yield _score(denoiser, name, clean, degraded, device)
+
+
+def evaluate_pairs(
+    denoiser: Callable[[Tensor], Tensor], pairs: Iterable[tuple[str, Array, Array]], device: str | torch.device = "cpu"
+) -> Iterator[Score]:
+    """As `evaluate`, of pairs: (name, clean, noisy), uint8 [H, W, C] both."""
+    for name, clean, noisy in pairs:
+        yield _score(denoiser, name, clean, noisy.astype(np.float32) / np.float32(255), device)
+
+
+def _score(
+    denoiser: Callable[[Tensor], Tensor], name: str, clean: Array, degraded: Array, device: str | torch.device
+) -> Score:
+    batch = torch.from_numpy(degraded).permute(2, 0, 1)[None].to(device)
+    started = time.perf_counter()
+    with torch.inference_mode():
+        restored = denoiser(batch)
+    output = from_float(restored[0].permute(1, 2, 0).float().cpu().numpy(), np.uint8)  # waits for the device
+    ms = (time.perf_counter() - started) * 1e3
+    similarity = ssim(output, clean) if min(clean.shape[:2]) >= 11 else float("nan")
+    return Score(name, psnr(output, clean), similarity, ms, output)
 
 
 def mean_scores(scores: Sequence[Score]) -> tuple[float, float]:

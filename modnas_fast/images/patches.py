@@ -82,13 +82,14 @@ class PairSampler:
     """Training batches: degraded patches, the clean ones, and how much each was degraded.
 
     AWGN is drawn anew for every patch. JPEG copies of the images are made once a quality, and patches are cut from
-    both alike.
+    both alike; and so from photos and their noisy partners.
 
     Args:
         images: clean uint8 images [H, W, C].
         patch: side in pixels.
         degradation, levels: see `TrainConfig`.
         between: σ is drawn uniformly between the two `levels`.
+        partners: of "pairs", the noisy photos, each of its clean one's size.
         device: where batches are made.
         seed: of positions, symmetries, levels and noise.
     """
@@ -102,18 +103,21 @@ class PairSampler:
         device: torch.device,
         seed: int,
         between: bool = False,
+        partners: Sequence[Array] = (),
     ) -> None:
         self.clean = PatchSampler(images, patch, device)
         self.generator = torch.Generator(device).manual_seed(seed)
-        self._levels = torch.tensor(levels, dtype=torch.float32, device=device)
+        self._levels = torch.tensor(levels or (0.0,), dtype=torch.float32, device=device)
         self._between = between
-        self._compressed: Tensor | None = None
+        self._degraded: Tensor | None = None  # copies of all pixels, one a level
         if degradation == "jpeg":
             copies = [
                 PatchSampler([_jpeg(image, int(quality)) for image in images], patch, device).pixels
                 for quality in levels
             ]
-            self._compressed = torch.stack(copies)
+            self._degraded = torch.stack(copies)
+        elif degradation == "pairs":
+            self._degraded = PatchSampler(partners, patch, device).pixels[None]
 
     def sample(self, batch: int, share: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
         """The next `batch` patches, or this process's `share` of them: degraded and clean, both float
@@ -130,9 +134,9 @@ class PairSampler:
         else:
             choice = torch.randint(len(self._levels), (batch, 1, 1), generator=self.generator, device=device)
             levels = self._levels[choice.flatten()]
-        if self._compressed is not None:
+        if self._degraded is not None:
             clean = self.clean.gather(indices[share])
-            copies = self._compressed.flatten(0, 1)
+            copies = self._degraded.flatten(0, 1)
             degraded = self.clean.gather((indices + choice * self.clean.pixels.shape[0])[share], copies)
             return degraded, clean, levels[share]
         size = (batch, *indices.shape[1:], self.clean.pixels.shape[1])

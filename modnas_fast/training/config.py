@@ -17,8 +17,10 @@ class TrainConfig:
         data: folders of clean training images (searched recursively).
         genotype: a published name or a JSON file.
         stages, channels_in: T, and 1 (gray: colour images are converted to luma) or 3 (RGB).
-        degradation: "awgn" (levels are σ on the 0–255 scale) or "jpeg" (levels are qualities).
+        degradation: "awgn" (levels are σ on the 0–255 scale), "jpeg" (levels are qualities) or "pairs" (photos in
+            `data` and their noisy partners; levels are []).
         levels: drawn uniformly for every patch.
+        pair_names: of "pairs", what tells clean files from noisy ones; see `images.pairs.list_pairs`.
         conditioned: the network is told σ (`ConditionedNet`); `levels` are the ends of what is drawn.
         patch, batch: side in pixels (a multiple of 8) and patches a step, over all processes.
         steps, minutes: the budget, exactly one of the two: optimiser steps, or minutes of training time.
@@ -41,6 +43,7 @@ class TrainConfig:
     channels_in: int = 1
     degradation: str = "awgn"
     levels: tuple[float, ...] = (25.0,)
+    pair_names: tuple[str, ...] = ("GT", "NOISY")
     conditioned: bool = False
     patch: int = 128
     batch: int = 32
@@ -66,6 +69,7 @@ class TrainConfig:
         require(self, self.channels_in in (1, 3), "channels_in", "1 is gray, 3 is RGB")
         require(self, self.patch >= 8 and self.patch % 8 == 0, "patch", "it must be a multiple of 8")
         Degradation(self.degradation, self.levels, self.conditioned)
+        require(self, len(self.pair_names) == 2, "pair_names", "give the clean files' part and the noisy ones'")
         if self.validation_levels:
             Degradation(self.degradation, self.validation_levels)
         require(self, self.precision in ("bf16", "fp32"), "precision", "choose bf16 or fp32")

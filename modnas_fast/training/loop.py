@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +17,8 @@ from modnas_fast.atomic import write_atomically
 from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import Genotype
 from modnas_fast.images.degradations import Degradation
-from modnas_fast.images.evaluation import EvaluationSet, evaluate, mean_scores, read_clean_images
+from modnas_fast.images.evaluation import EvaluationSet, Score, evaluate, evaluate_pairs, mean_scores, read_clean_images
+from modnas_fast.images.pairs import PairedSet
 from modnas_fast.images.patches import PairSampler
 from modnas_fast.networks import ConditionedNet, DerivedNet, load, save_weights
 from modnas_fast.ops import fast_convolutions
@@ -31,6 +33,8 @@ from modnas_fast.training.config import TrainConfig
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 # Called about twice a second and at the end: step, share of the budget done, training PSNR in dB, seconds left.
 Report = Callable[[int, float, float, float], None]
@@ -71,9 +75,14 @@ class _Run:
         self.folder = Path(config.output)
         torch.manual_seed(config.seed)
         self.net = _channels_last(_build_net(config), device).train()
-        images = read_clean_images(config.data, config.channels_in, config.degradation)
+        partners: Sequence[Array] = ()
+        if config.degradation == "pairs":
+            pairs = list(PairedSet(config.data, config.channels_in, config.pair_names))
+            images, partners = [clean for _, clean, _ in pairs], [noisy for _, _, noisy in pairs]
+        else:
+            images = read_clean_images(config.data, config.channels_in, config.degradation)
         self.sampler = PairSampler(
-            images, config.patch, config.degradation, config.levels, device, config.seed, config.conditioned
+            images, config.patch, config.degradation, config.levels, device, config.seed, config.conditioned, partners
         )
         optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
         ema = {name: value.detach().clone() for name, value in self.net.named_parameters()}
@@ -186,17 +195,23 @@ class _Run:
             return
         average = type(self.net)(self.net.genotype, len(self.net.stages), self.net.channels_in)
         average.load_state_dict(self.state.ema)
-        images = EvaluationSet(config.validation, config.channels_in, config.degradation)
-        levels = config.validation_levels or config.levels[:1]
+        levels = config.validation_levels or config.levels[:1] or (0.0,)
         for level in levels:
             net = average.at(level) if isinstance(average, ConditionedNet) else average
             net = _channels_last(net, self.processes.device).eval()
-            psnr, ssim = mean_scores(list(evaluate(net, images, config.degradation, level, self.processes.device)))
+            psnr, ssim = mean_scores(list(self._scores(net, level)))
             place, tag = (f" at {level:g}", f"_{level:g}") if len(levels) > 1 else ("", "")
             self.say(f"step {self.state.step}: {config.validation}{place} {psnr:.3f} dB, SSIM {ssim:.4f}")
             if log is not None:
                 log.add_scalar(f"validation/psnr{tag}", psnr, self.state.step)
                 log.add_scalar(f"validation/ssim{tag}", ssim, self.state.step)
+
+    def _scores(self, net: DerivedNet, level: float) -> Iterator[Score]:
+        config, device = self.config, self.processes.device
+        if config.degradation == "pairs":
+            return evaluate_pairs(net, PairedSet([config.validation], config.channels_in, config.pair_names), device)
+        images = EvaluationSet(config.validation, config.channels_in, config.degradation)
+        return evaluate(net, images, config.degradation, level, device)
 
 
 def _build_net(config: TrainConfig) -> DerivedNet:

@@ -50,6 +50,7 @@ struct Block {
 struct Machine {
   int devices = 1, capability = 90, driver = CUDART_VERSION;
   size_t bytes = size_t{1} << 30;  // a device
+  size_t largest = SIZE_MAX;       // that can be had at once, as where memory is in pieces
   bool late = false;
   std::map<void*, Block> blocks;
   std::map<int, std::unique_ptr<CUstream_st>> default_streams;
@@ -107,9 +108,11 @@ cudaError_t submit(cudaStream_t stream, const Launch& launch) {
   const Lock lock(mutex);
   if (launch.shared_bytes > static_cast<size_t>(device.shared_bytes)) return cudaErrorInvalidValue;
   const Work work = [launch] { run(launch.grid, launch.block, launch.shared_bytes, launch.thread); };
-  ++machine.counts["launches"];
   CUstream_st& to = stream_at(stream);
-  if (!to.capture) return enqueue(stream, work);
+  if (!to.capture) {
+    ++machine.counts["launches"];
+    return enqueue(stream, work);
+  }
   to.capture->nodes.push_back(std::make_unique<CUgraphNode_st>());
   to.capture->nodes.back()->launches.push_back(work);
   return cudaSuccess;
@@ -128,8 +131,12 @@ __attribute__((visibility("default"))) void emulation_set(int devices, int64_t b
   machine.capability = capability;
   machine.driver = driver;
   machine.late = late != 0;
+  machine.largest = SIZE_MAX;
   machine.counts.clear();
   current = 0;
+}
+__attribute__((visibility("default"))) void emulation_break_up(int64_t largest) {
+  machine.largest = static_cast<size_t>(largest);
 }
 __attribute__((visibility("default"))) int64_t emulation_count(const char* what) {
   const Lock lock(mutex);
@@ -205,7 +212,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 
 cudaError_t cudaMalloc(void** data, size_t bytes) {
   const Lock lock(mutex);
-  if (taken(current) + bytes > machine.bytes) return cudaErrorMemoryAllocation;
+  if (bytes > machine.largest || taken(current) + bytes > machine.bytes) return cudaErrorMemoryAllocation;
   *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   if (*data == nullptr) return cudaErrorMemoryAllocation;
   std::memset(*data, 0xFF, bytes);  // NaN in every element type
@@ -375,6 +382,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   ++machine.counts["graph launches"];
   for (const auto& [node, launches] : executable->nodes) {
     for (const Work& launch : launches) {
+      ++machine.counts["launches"];
       const cudaError_t error = enqueue(stream, launch);
       if (error != cudaSuccess) return error;
     }

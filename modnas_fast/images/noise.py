@@ -1,0 +1,55 @@
+"""How noisy an image is, from the image alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_BLOCK = 16  # side, in coefficients: small enough for flat places, large enough to measure in one
+_SHARE = 0.1  # of the blocks are taken for flat
+_QUANTILE = -1.2816  # of the normal distribution there
+_CLIPPED = 0.05  # of a block's pixels: there the noise is cut off
+
+
+def estimate_sigma(image: Array) -> float:
+    """The standard deviation of white Gaussian noise in an image, on the 0–255 scale.
+
+    The finest diagonal Haar coefficients, (a − b − c + d)/2 of 2×2 pixels, hold noise of the pixels' own deviation and
+    little else where the image is smooth. Blocks of 16×16 of them are measured; the lower tenth counts as smooth, and
+    what a tenth would be lower by chance is added. Blocks with clipped pixels are left out while there are others.
+
+    On Set12 with σ from 5 to 50 it is 0.4 too high in the median and 1.5 at most; on BSD68 0.5, and 8 for one picture
+    that is texture everywhere. Noise that is not white (a JPEG's, a resized photo's) is underestimated.
+
+    Args:
+        image: float [H, W] or [H, W, C] in [0, 1]. Channels count alike.
+
+    Returns:
+        σ ≥ 0; 0 for an image below 2×2 pixels.
+    """
+    planes = np.atleast_3d(np.asarray(image, np.float64))
+    height, width = (size // 2 * 2 for size in planes.shape[:2])
+    if not (height and width):
+        return 0.0
+    quads = planes[:height, :width].reshape(height // 2, 2, width // 2, 2, -1)
+    diagonal = (quads[:, 0, :, 0] - quads[:, 0, :, 1] - quads[:, 1, :, 0] + quads[:, 1, :, 1]) / 2
+    clipped = ((quads <= 0) | (quads >= 1)).mean(axis=(1, 3))
+    power, lost = _block_means(diagonal**2), _block_means(clipped)
+    whole = lost <= _CLIPPED
+    deviations = np.sqrt(power[whole] if whole.any() else power)
+    count = min(_BLOCK, height // 2) * min(_BLOCK, width // 2)
+    chance = 1 + _QUANTILE / np.sqrt(2 * count) if deviations.size > 1 else 1
+    return float(255 * np.quantile(deviations, _SHARE) / max(chance, 0.5))
+
+
+def _block_means(values: Array) -> Array:
+    """Means of blocks [H, W, C] → [blocks, C]; what does not fill a block at the right and bottom is left out."""
+    height, width, channels = values.shape
+    rows, columns = min(_BLOCK, height), min(_BLOCK, width)
+    whole = values[: height // rows * rows, : width // columns * columns]
+    return (
+        whole.reshape(height // rows, rows, width // columns, columns, channels).mean(axis=(1, 3)).reshape(-1, channels)
+    )
