@@ -2,8 +2,8 @@
 //
 // Activations are [images, rows, columns, channels], dense, of one element type, without halo: beyond an image's border
 // kernels read zeros. Channels are padded to a multiple of 8, and the padding holds zeros; pointers to activations and
-// weights are aligned to 16 bytes. Products are summed in float32. The arguments of a launch are copied: nothing of them
-// need outlive the call.
+// weights are aligned to 16 bytes. Products are summed in float32. A launch's output overlaps nothing that it reads. The
+// arguments of a launch are copied: nothing of them need outlive the call.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -48,6 +48,8 @@ __device__ __forceinline__ void multiply(Sums<kTiles, kColumns>& sums, const uin
   for (int i = 0; i < kAhead; ++i) {
     if (begin + i < end) load_weights(ahead[i], packed + (begin + i) * stride);
   }
+  if (begin >= end) return;
+  uint32_t next_slice = table[2 * begin];
   for (int first = begin; first < end; first += kAhead) {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
@@ -57,7 +59,8 @@ __device__ __forceinline__ void multiply(Sums<kTiles, kColumns>& sums, const uin
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) weights[j] = ahead[i][j];
       if (step + kAhead < end) load_weights(ahead[i], packed + (step + kAhead) * stride);
-      const uint32_t slice = table[2 * step];
+      const uint32_t slice = next_slice;
+      next_slice = table[2 * min(step + 1, end - 1)];
 #pragma unroll
       for (int k = 0; k < kTiles; ++k) {
         uint32_t a[4];

@@ -37,18 +37,21 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
   __syncthreads();
 
+  // A short sum is not shared: where blocks are small, some warps only help before it.
+  const bool sums_up = warp < kWarps / blocks.split;
   uint32_t pixels[kTiles];
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) {
-    const int pixel = (warp * kTiles + i) * kTilePixels + lane % 16;
+    const int pixel = (sums_up ? warp * kTiles + i : 0) * kTilePixels + lane % 16;
     pixels[i] = shared_address(shared + blocks.middle_begin + pixel * blocks.middle_pixel_bytes);
   }
   Sums<kTiles, kColumns> sums;
   begin_with_bias(sums, arguments.bias + first_channel, arguments.out.channels - first_channel);
   const uint2* packed = reinterpret_cast<const uint2*>(arguments.weights) + first_channel / 8 * 32 + lane;
-  multiply<Type>(sums, pixels, table + lane / 16, packed, arguments.out.channels / 8 * 32, 0, slices / 2);
+  multiply<Type>(sums, pixels, table + lane / 16, packed, arguments.out.channels / 8 * 32, 0,
+                 sums_up ? slices / 2 : 0);
   __syncthreads();
-  finish<Type>(sums, arguments.out, arguments.output, place, warp, first_channel, shared);
+  if (sums_up) finish<Type>(sums, arguments.out, arguments.output, place, warp, first_channel, shared);
 }
 
 template <typename Type, int kTiles>

@@ -4,8 +4,8 @@
 #include <cstring>
 #include <string>
 
-#include "planted.h"
 #include "problems.h"
+#include "properties.h"
 
 namespace modnas_fast::cuda {
 
@@ -68,6 +68,7 @@ int main(int count, char** words) {
     if (element != Element::kFloat16 || fewer) continue;
     passed &= every_shape_was_used();
     passed &= missing_barriers_are_seen();
+    passed &= blocks_fit_every_device();
   }
   return passed ? 0 : 1;
 }
