@@ -35,7 +35,12 @@ SWITCHES = {ENGINE: "MODNAS_FAST_EXT", ENGINE_CUDA: "MODNAS_FAST_CUDA"}
 ARCHITECTURES = (75, 80, 86, 89, 90)
 ELEMENT_FILES = ["convolution", "output", "separable", "stem"]  # once an element type
 ELEMENTS = ["Float16", "Bfloat16"]
-CUDA_SOURCES = [*sorted(map(str, Path("csrc/cuda").glob("*.c*"))), "csrc/check.cpp", "csrc/memory.cpp", "csrc/rewrite.cpp"]
+CUDA_SOURCES = [
+    *sorted(map(str, Path("csrc/cuda").glob("*.c*"))),
+    "csrc/check.cpp",
+    "csrc/memory.cpp",
+    "csrc/rewrite.cpp",
+]
 
 
 def find_nvcc():

@@ -2,6 +2,9 @@
 
 python -m benchmarks.bench_engine [--sizes 64 256] [--dtypes float32] [--rivals engine mnn] [--repeats 9]
 python -m benchmarks.bench_engine --memory --sizes 1024
+python -m benchmarks.bench_engine --device cuda [--stages 1 3 6] [--rivals engine "torch half"] [--data DIR/Urban100]
+
+On CUDA the rivals are others: see benchmarks/engine_on_cuda.py. What follows is about the CPU.
 
 Every rival's result is compared with the reference in float64 first; one that fails is reported and not timed. 64x64
 is measured on one thread and on two, larger sizes on two. GMAC/s are effective: the network's multiply-accumulates, as
@@ -24,6 +27,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.engine_on_cuda import BATCHES, SIDES, STAGES
+from benchmarks.engine_on_cuda import RIVALS as CUDA_RIVALS
+from benchmarks.engine_on_cuda import run as run_on_cuda
 from benchmarks.harness import Row, append_rows, interleave, peak_memory
 from benchmarks.rivals import MODEL, RIVALS, Array, Call, Job, NotMeasuredError, prepare
 from modnas_fast import load
@@ -159,24 +165,36 @@ def measure_memory(names: Sequence[str], job: Job) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", type=int, default=sorted(REPEATS), metavar="N", help="multiples of 8")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--sizes", nargs="+", type=int, metavar="N", help="multiples of 8")
     parser.add_argument("--dtypes", nargs="+", choices=_TOLERANCES, default=list(_TOLERANCES))
-    parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=list(RIVALS), help="all by default")
+    parser.add_argument("--rivals", nargs="+", help=f"all by default: {', '.join(RIVALS)}; {', '.join(CUDA_RIVALS)}")
+    parser.add_argument("--stages", nargs="+", type=int, default=STAGES, metavar="T", help="on CUDA")
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, metavar="N", help="on CUDA")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="on CUDA: a folder of images to denoise")
     parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="default: 2, and 1 as well at 64")
     parser.add_argument("--repeats", type=int, help="timed turns of each")
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
     arguments = parser.parse_args()
-    if any(side < 8 or side % 8 for side in arguments.sizes):
+    known = CUDA_RIVALS if arguments.device == "cuda" else RIVALS
+    rivals = arguments.rivals or list(known)
+    sizes = arguments.sizes or (SIDES if arguments.device == "cuda" else sorted(REPEATS))
+    if any(side < 8 or side % 8 for side in sizes):
         parser.error("sizes are multiples of 8")
+    if not set(rivals) <= set(known):
+        parser.error(f"rivals on {arguments.device} are {', '.join(known)}")
+    if arguments.device == "cuda":
+        run_on_cuda(rivals, arguments.stages, arguments.batches, sizes, arguments.repeats, arguments.data)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        for side in arguments.sizes:
+        for side in sizes:
             for dtype in arguments.dtypes:
                 for threads in arguments.threads or ((1, 2) if side == 64 and not arguments.memory else (2,)):
                     job = Job(side, dtype, threads, Path(folder))
                     if arguments.memory:
-                        path = append_rows(measure_memory(arguments.rivals, job))
+                        path = append_rows(measure_memory(rivals, job))
                     else:
-                        path = append_rows(measure(arguments.rivals, job, arguments.repeats))
+                        path = append_rows(measure(rivals, job, arguments.repeats))
     print(f"\n{path}")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -33,10 +34,16 @@ Stages = Mapping[str, Sequence[str]]
 def stages_of(out: Path, data: Sequence[str]) -> Stages:
     """Name → arguments of Python."""
     rows = out / "paper.json"
+    folder = ("--data", data[0]) if data else ()
+    uncompiled = ("engine", "torch eager", "torch half", "torch graph")
+    compiled = ("engine", "torch.compile", "--stages", "1", "--sizes", "256", "1024", "--batches", "1")
     return {
         "environment": ("-c", "import torch; print(torch.__version__, torch.cuda.get_device_properties(0))"),
         "build": ("setup.py", "build_ext", "--inplace"),
         "gpu-tests": ("-m", "pytest", "-q", "-m", "gpu", "tests"),
+        "engine": ("-m", "benchmarks.bench_engine", "--device", "cuda", "--rivals", *uncompiled, *folder),
+        "engine-compiled": ("-m", "benchmarks.bench_engine", "--device", "cuda", "--rivals", *compiled),
+        "engine-tools": ("-m", "benchmarks.check_cuda"),
         "kernels": ("-m", "benchmarks.bench_kernels"),
         "supernet": ("-m", "benchmarks.bench_supernet", "--device", "cuda", "--repeats", "15"),
         "train": ("-m", "benchmarks.bench_train", "--device", "cuda", "--repeats", "15"),
@@ -102,6 +109,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         sys.exit("no CUDA device is visible to torch: on a machine without one, make test is the command")
     print(torch.cuda.get_device_name())
+    os.environ["MODNAS_FAST_CUDA"] = "1"  # the build fails if it leaves the engine's CUDA half out
     everything = stages_of(arguments.out.resolve(), [str(Path(folder).resolve()) for folder in arguments.data])
     stages = {name: everything[name] for name in arguments.only or everything}
     done = run_stages(stages, arguments.out, 60 * arguments.minutes)

@@ -33,7 +33,9 @@ def sources() -> list[tuple[Path, list[str]]]:
     whole += [CSRC / f"{name}.cpp" for name in ("check", "memory", "rewrite")]
     whole += [CSRC / f"tests/cuda/{name}.cpp" for name in ("emulation", "fibers", "runtime")]
     each = [
-        (CSRC / f"cuda/{name}.cu", [f"-DMODNAS_FAST_ELEMENT={element}"]) for name in ELEMENT_FILES for element in ELEMENTS
+        (CSRC / f"cuda/{name}.cu", [f"-DMODNAS_FAST_ELEMENT={element}"])
+        for name in ELEMENT_FILES
+        for element in ELEMENTS
     ]
     return [(path, []) for path in whole[:1]] + each + [(path, []) for path in whole[1:]]
 

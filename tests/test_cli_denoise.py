@@ -152,3 +152,48 @@ def test_as_a_process(tmp_path: Path, picture: Callable[..., np.ndarray]) -> Non
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 1
     assert "Traceback" not in again.stderr
+
+
+def test_every_gpu_takes_the_next_file(
+    tmp_path: Path, picture: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Three devices that stand for GPUs: each waits in its first file until all three have one."""
+    import threading
+
+    import torch
+
+    from modnas_fast.engine import denoiser as module
+
+    together, places = threading.Barrier(3, timeout=60), {}
+
+    class OnDevice(module.Denoiser):
+        def __init__(self, model, device, *others) -> None:
+            super().__init__(model, "cpu", *others)
+            self.device = device
+
+        def denoise_frame(self, frame, on_tile):
+            if self.device not in places:
+                places[self.device] = 0
+                together.wait()
+            places[self.device] += 1
+            self.device, device = torch.device("cpu"), self.device
+            result = super().denoise_frame(frame, on_tile)
+            self.device = device
+            return result
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(module, "Denoiser", OnDevice)
+    (tmp_path / "in").mkdir()
+    pictures = {f"{index}.png": picture(9 + index, 8, seed=index) for index in range(7)}
+    for name, pixels in pictures.items():
+        Image.fromarray(pixels).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
+    assert main(["denoise", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--device", "cuda:all"]) == 1
+    for name, pixels in pictures.items():
+        np.testing.assert_array_equal(np.array(Image.open(tmp_path / "out" / name)), modnas_fast.denoise(pixels))
+    assert sorted(places) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert sum(places.values()) == 7
+    assert "denoised 7 of 8 with modnas-b-t1-gray-s25 on cuda:0, cuda:1, cuda:2" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert main(["denoise", str(tmp_path / "in"), "-o", str(tmp_path / "out2"), "--device", "cuda:all"]) != 0
+    assert "torch sees no CUDA device" in capsys.readouterr().err

@@ -142,9 +142,7 @@ def test_other_arrays_get_an_array_that_speaks_dlpack(machine: Machine, net: Any
     assert np.array_equal(read(machine, again), engine(engine(image)))
 
 
-def test_tensors_on_the_device(
-    machine: Machine, net: Any, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensors_on_the_device(machine: Machine, net: Any, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = machine.stream()
     current = type("Stream", (), {"cuda_stream": stream})
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
@@ -311,9 +309,7 @@ def test_memory_that_is_gone_after_all_makes_tiles_smaller(machine: Machine, lar
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_what_is_not_finite_is_done_again_in_float32(
-    machine: Machine, net: Any, image: np.ndarray, dtype: str
-) -> None:
+def test_what_is_not_finite_is_done_again_in_float32(machine: Machine, net: Any, image: np.ndarray, dtype: str) -> None:
     engine = Engine(net.genotype, net.state_dict(), device="cuda", dtype=dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

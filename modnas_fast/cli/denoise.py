@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from modnas_fast.cli.model_arguments import add_model_arguments, tile_size
@@ -21,7 +22,7 @@ from modnas_fast.errors import ModnasError
 
 if TYPE_CHECKING:
     from modnas_fast.engine.denoiser import Denoiser
-    from modnas_fast.images.files import ImageFile
+    from modnas_fast.images.files import Frame, ImageFile
 
 _AHEAD = 2  # files read before their turn, and results waiting to be saved: enough to overlap, few enough to hold
 
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", required=True, metavar="OUT", help="folder, or a file name for one input file"
     )
     parser.add_argument("--sigma", type=float, metavar="S", help="noise level, 0-255 scale; default: the model's own")
-    add_model_arguments(parser)
+    add_model_arguments(parser, several=True)
     parser.add_argument("--suffix", default="", help="added to the outputs' names: photo.png becomes photo<suffix>.png")
     parser.add_argument("--ext", help="write this format instead of the input's: png, tiff, jpg, webp, bmp, npy")
     parser.add_argument("-r", "--recursive", action="store_true", help="search folders in folders too")
@@ -45,8 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     jobs = _plan(list_images(arguments.inputs, recursive=arguments.recursive), arguments)
     model, tile = arguments.model or DEFAULT_MODEL, tile_size(arguments.tile)
-    denoiser = Denoiser(model, arguments.device, tile, arguments.x8, arguments.sigma)
-    denoiser.check_level(arguments.sigma)
+    denoisers = [Denoiser(model, device, tile, arguments.x8, arguments.sigma) for device in _devices(arguments.device)]
+    denoisers[0].check_level(arguments.sigma)
     progress = ProgressLine()
     failures = _Failures(progress)
     wanted = []
@@ -54,9 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
         with failures.noted():
             check_writable(target, arguments.overwrite)
             wanted.append((source, target))
-    _denoise_files(denoiser, wanted, arguments.overwrite, progress, failures)
+    _denoise_files(denoisers, wanted, arguments.overwrite, progress, failures)
+    places = ", ".join(str(denoiser.device) for denoiser in denoisers)
     progress.say(
-        f"denoised {len(jobs) - failures.count} of {len(jobs)} with {denoiser.name} on {denoiser.device} "
+        f"denoised {len(jobs) - failures.count} of {len(jobs)} with {denoisers[0].name} on {places} "
         f"into {arguments.output}"
     )
     return 1 if failures.count else 0
@@ -112,33 +114,74 @@ def _plan(found: Sequence[tuple[Path, Path]], arguments: argparse.Namespace) -> 
     return [(source, target) for (source, _), target in zip(found, targets, strict=True)]
 
 
+def _devices(name: str) -> list[str]:
+    """The devices that `--device` names: all GPUs for cuda:all.
+
+    Raises:
+        ModnasError: cuda:all where torch sees none.
+    """
+    if name != "cuda:all":
+        return [name]
+    import torch
+
+    count = torch.cuda.device_count()
+    if count == 0:
+        raise ModnasError("device is 'cuda:all', but torch sees no CUDA device; choose auto or cpu")
+    return [f"cuda:{index}" for index in range(count)]
+
+
 def _denoise_files(
-    denoiser: Denoiser, jobs: Sequence[tuple[Path, Path]], overwrite: bool, progress: ProgressLine, failures: _Failures
+    denoisers: Sequence[Denoiser],
+    jobs: Sequence[tuple[Path, Path]],
+    overwrite: bool,
+    progress: ProgressLine,
+    failures: _Failures,
 ) -> None:
-    """Read, denoise and write every file, the three overlapped."""
+    """Read, denoise and write every file, the three overlapped; whichever denoiser is free takes the next."""
     from modnas_fast.engine.tiling import portion
     from modnas_fast.images.files import check_writable, read_image, write_image
 
+    idle: SimpleQueue[Denoiser] = SimpleQueue()
+    for denoiser in denoisers:
+        idle.put(denoiser)
+    running: list[tuple[Path, ImageFile, Future[tuple[Frame, ...]]]] = []
     saving: list[Future[None]] = []
     split_noted = False
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+
+    def denoise(frames: Sequence[Frame], name: str, index: int) -> tuple[Frame, ...]:
+        denoiser = idle.get()
+        try:
+            on_file = portion(partial(progress.update, text=name), index, len(jobs))
+            return tuple(
+                denoiser.denoise_frame(frame, portion(on_file, page, len(frames))) for page, frame in enumerate(frames)
+            )
+        finally:
+            idle.put(denoiser)
+
+    def save_first(writer: ThreadPoolExecutor) -> None:
+        target, image, frames = running.pop(0)
+        with failures.noted():
+            written = replace(image, frames=frames.result())
+            saving.append(writer.submit(write_image, target, written, overwrite=overwrite))
+        while len(saving) > _AHEAD:
+            with failures.noted():
+                saving.pop(0).result()
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(len(denoisers)) as worker, ThreadPoolExecutor(1) as writer:
         readings = _ahead(reader, read_image, [source for source, _ in jobs])
         for index, ((source, target), reading) in enumerate(zip(jobs, readings, strict=True)):
             with failures.noted():
                 image = reading.result()
                 check_writable(target, overwrite, image)
-                if denoiser.net.channels_in == 1 and image.frames[0].colour.shape[2] == 3 and not split_noted:
-                    progress.say(f"note: {denoiser.name} is for gray images; it runs red, green and blue one by one")
+                if denoisers[0].net.channels_in == 1 and image.frames[0].colour.shape[2] == 3 and not split_noted:
+                    name = denoisers[0].name
+                    progress.say(f"note: {name} is for gray images; it runs red, green and blue one by one")
                     split_noted = True
-                on_file = portion(partial(progress.update, text=source.name), index, len(jobs))
-                frames = tuple(
-                    denoiser.denoise_frame(frame, portion(on_file, page, len(image.frames)))
-                    for page, frame in enumerate(image.frames)
-                )
-                saving.append(writer.submit(write_image, target, replace(image, frames=frames), overwrite=overwrite))
-            while len(saving) > _AHEAD:
-                with failures.noted():
-                    saving.pop(0).result()
+                running.append((target, image, worker.submit(denoise, image.frames, source.name, index)))
+            while len(running) >= len(denoisers):
+                save_first(writer)
+        while running:
+            save_first(writer)
         for future in saving:
             with failures.noted():
                 future.result()

@@ -32,6 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
             f"compiled engine: runs, with kernels for {', '.join(variants)}; "
             f"uses {float32} for float32, {variants[0]} for bfloat16"
         )
+    from modnas_fast.engine.cuda import cuda_obstacle
+
+    for index in range(max(1, torch.cuda.device_count())):
+        obstacle = cuda_obstacle(index)
+        print(f"compiled engine on cuda:{index}: " + (f"not used: {obstacle}" if obstacle else "runs"))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "torch sees none"
     print(f"CUDA device: {device}")
     denoiser = Denoiser()

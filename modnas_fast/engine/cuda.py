@@ -73,7 +73,9 @@ class CudaBackend:
         self._native: Any = _engine_cuda
         name, capability, _ = _engine_cuda.devices()[index]
         if capability < _LEAST_CAPABILITY[dtype]:
-            raise ModnasError(f"cuda:{index} ({name}, compute capability {capability / 10}) cannot run {dtype}; choose float16")
+            raise ModnasError(
+                f"cuda:{index} ({name}, compute capability {capability / 10}) cannot run {dtype}; choose float16"
+            )
         self._index, self.device, self.variant = index, f"cuda:{index}", f"cuda:{index} {name}"
         self.stages, self._channels, self._genotype = len(program), channels, genotype
         self.dtype, self.memory_limit = dtype, memory_limit
@@ -172,9 +174,7 @@ class CudaBackend:
         except MemoryError:
             raise ModnasError(f"{self.device} has no memory for images {list(shape)}; give fewer at a time") from None
 
-    def _run_images(
-        self, noisy: Any, result: Any, progress: OnProgress | None, tile: int | None, stream: int
-    ) -> None:
+    def _run_images(self, noisy: Any, result: Any, progress: OnProgress | None, tile: int | None, stream: int) -> None:
         self._run_on(self.network, noisy, result, progress, tile, stream)
         if self.dtype == "float32" or self.network.settle(stream):
             return

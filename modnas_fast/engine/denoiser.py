@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import warnings
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modnas_fast.engine import choice
 from modnas_fast.engine.engine import Engine, engine_obstacle
 from modnas_fast.engine.tiling import OnTile, ignore_progress, portion, run_tiled
 from modnas_fast.errors import ModnasError
@@ -43,8 +45,9 @@ class Denoiser:
         sigma: the noise's standard deviation on the 0–255 scale, which a model for every σ has to know; the others
             have their own (`check_level` compares).
 
-    On the CPU a model given by name or file runs on the compiled engine where it is built; a network, which may still
-    change, and everything else runs on PyTorch. `backend` says which, and why.
+    A model given by name or file runs on the compiled engine where it is built; on CUDA in float16, if that is faster
+    there than PyTorch in float16, as is measured once a device and model. A network, which may still change, and
+    everything else runs on PyTorch. `backend` says which, and why.
 
     Raises:
         ModnasError: unknown model, device or tile; or a model for every σ without one, or for none like it.
@@ -65,19 +68,51 @@ class Denoiser:
         net = model if isinstance(model, DerivedNet) else load(model)
         self.trained_for = net.degradation
         net = plain_net(net, sigma, self.name)
-        self.net: DerivedNet = net.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.net: DerivedNet = net.eval()
         self.tile = tile
         self.x8 = x8
-        obstacle = (
-            "a network given as a module may still change" if isinstance(model, DerivedNet) else engine_obstacle()
-        )
-        if self.device.type != "cpu":
-            obstacle = "the engine of this release is for the CPU"
         self._engine: Engine | None = None
-        if not obstacle:
-            limit = _ENGINE_BYTES if tile == "auto" else None
-            self._engine = Engine(net.genotype, net.state_dict(), threads=torch.get_num_threads(), memory_limit=limit)
-        self.backend = f"PyTorch ({obstacle})" if self._engine is None else f"the engine ({self._engine.variant})"
+        self._exact: DerivedNet | None = None  # in float32, where PyTorch runs in float16
+        if isinstance(model, DerivedNet):
+            self.backend = "PyTorch (a network given as a module may still change)"
+        elif self.device.type == "cpu":
+            self.backend = self._choose_on_cpu()
+        else:
+            self.backend = self._choose_on_cuda()
+        self.net = self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _choose_on_cpu(self) -> str:
+        obstacle = engine_obstacle()
+        if obstacle:
+            return f"PyTorch ({obstacle})"
+        limit = _ENGINE_BYTES if self.tile == "auto" else None
+        weights, threads = self.net.state_dict(), torch.get_num_threads()
+        self._engine = Engine(self.net.genotype, weights, threads=threads, memory_limit=limit)
+        return f"the engine ({self._engine.variant})"
+
+    def _choose_on_cuda(self) -> str:
+        """The engine or PyTorch, both in float16, whichever is faster on this device."""
+        place = f"cuda:{torch.cuda.current_device() if self.device.index is None else self.device.index}"
+        obstacle = engine_obstacle(place)
+        if obstacle:
+            return f"PyTorch ({obstacle})"
+        engine = Engine(self.net.genotype, self.net.state_dict(), device=place)
+        peer = copy.deepcopy(self.net).to(self.device, torch.float16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        y = torch.rand(1, self.net.channels_in, choice.SIDE, choice.SIDE, device=place)
+        candidates = {"engine": lambda: engine(y), "PyTorch": torch.inference_mode()(lambda: peer(y.half()).float())}
+        try:
+            times = choice.milliseconds_of(
+                (torch.cuda.get_device_name(place), self.name), candidates, lambda: torch.cuda.synchronize(place)
+            )
+        except (ModnasError, torch.OutOfMemoryError) as error:
+            return f"PyTorch (the engine could not be measured: {error})"
+        said = ", ".join(f"{name} {ms:.3g} ms" for name, ms in times.items())
+        measured = f"float16 at {choice.SIDE}x{choice.SIDE}: {said}"
+        if times["engine"] <= times["PyTorch"]:
+            self._engine = engine
+            return f"the engine ({engine.variant}; {measured})"
+        self._exact, self.net = self.net, peer
+        return f"PyTorch ({measured})"
 
     def check_level(self, sigma: float | None) -> None:
         """Raise `ModnasError` if the model was trained for other noise than σ (0–255 scale); None asks nothing."""
@@ -129,16 +164,30 @@ class Denoiser:
             tile = self.tile
         else:
             tile = 0 if image.shape[-2] * image.shape[-1] <= _WHOLE_PIXELS else _AUTO_TILE
+        restored = self._run_torch(self.net, image, tile, on_tile)
+        if self._exact is not None and not restored.isfinite().all():
+            warnings.warn(
+                "float16 went beyond its range, or the input is not finite: the image was done again in float32",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            restored = self._run_torch(self._exact.to(self.device), image.float(), tile, on_tile)
+        return restored
+
+    def _run_torch(self, net: DerivedNet, image: Tensor, tile: int, on_tile: OnTile) -> Tensor:
         if tile:
-            return run_tiled(self.net, image, tile, on_tile)
-        restored = self.net(image.to(self.device)).to(image.device)
+            return run_tiled(net, image, tile, on_tile)
+        restored = net(image.to(self.device)).to(image.device)
         on_tile(1.0)
         return cast(Tensor, restored)
 
     def _run_engine(self, engine: Engine, image: Tensor, on_tile: OnTile) -> Tensor:
+        given = image.float().to(self.device)
         if isinstance(self.tile, int) and self.tile:
-            return torch.from_numpy(engine.run_tiled(image, self.tile, on_tile))
-        return torch.from_numpy(engine(image, progress=on_tile))
+            restored = engine.run_tiled(given, self.tile, on_tile)
+        else:
+            restored = engine(given, progress=on_tile)
+        return torch.as_tensor(restored).to(image.device)
 
     def denoise_frame(self, frame: Frame, on_tile: OnTile = ignore_progress) -> Frame:
         """A picture of the same size and depth; its alpha is carried over as it is.

@@ -38,7 +38,7 @@ def _cuts(length: int, tile: int) -> Iterator[tuple[int, int]]:
 
 
 def largest_tile(height: int, width: int, halo: int, fits: Callable[[int, int], bool]) -> int | None:
-    """The largest tile, a multiple of 8, that fits with its halo; 0 where the whole image fits, None where nothing does.
+    """The largest tile, a multiple of 8, that fits with its halo; 0 if the whole image fits, None if nothing does.
 
     `fits` answers for a height and a width; what fits in more also fits in less.
     """
