@@ -136,8 +136,8 @@ cudaError_t choose_blocks(const Convolution& arguments, const Limits& limits, Bl
     }
     return true;
   };
-  return choose(arguments.out, arguments.output, arguments.images * arguments.num_phases, arguments.scale, limits, place,
-                blocks);
+  const int repeats = arguments.images * arguments.num_phases;
+  return choose(arguments.out, arguments.output, repeats, arguments.scale, limits, place, blocks);
 }
 
 cudaError_t choose_blocks(const Separable& arguments, const Limits& limits, Blocks& blocks) {

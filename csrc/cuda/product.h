@@ -41,8 +41,9 @@ __device__ __forceinline__ void load_weights(uint2 (&weights)[kColumns], const u
 template <typename Type, int kTiles, int kColumns>
 __device__ __forceinline__ void multiply(Sums<kTiles, kColumns>& sums, const uint32_t (&pixels)[kTiles],
                                          const int* table, const uint2* packed, int stride, int begin, int end) {
-  // Weights are loaded so many steps ahead that those that come from the L2 cache are there in time.
-  constexpr int kAhead = kTiles == 4 ? 1 : kTiles == 2 ? 2 : 3;
+  // Weights are loaded so many steps ahead that those that come from the L2 cache are there in time; where a step takes
+  // long one is enough, and registers are scarce.
+  constexpr int kAhead = kTiles == 1 ? 3 : kTiles * kColumns <= 10 ? 2 : 1;
   uint2 ahead[kAhead][kColumns];
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {

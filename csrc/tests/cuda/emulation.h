@@ -1,9 +1,9 @@
 // Runs CUDA sources on the CPU, for tests: what the language adds to C++, as far as this project's kernels use it.
 //
-// Compile a .cu file by `g++ -x c++ -std=c++17 -I csrc/tests/cuda`. Every thread of a block is a fiber, which runs until
-// it waits for others; blocks run one after another. Threads that need not wait for each other run in an order that tests
-// choose, so that a missing barrier gives wrong results under one order or another. Shared memory is dynamic alone,
-// holds NaN at first, and has pages without access around it. One launch runs at a time in a process.
+// Compile a .cu file by `g++ -x c++ -std=c++17 -I csrc/tests/cuda`. Every thread of a block is a fiber, which runs
+// until it waits for others; blocks run one after another. Threads that need not wait for each other run in an order
+// that tests choose, so that a missing barrier gives wrong results under one order or another. Shared memory is dynamic
+// alone, holds NaN at first, and has pages without access around it. One launch runs at a time in a process.
 #pragma once
 
 #include <cmath>

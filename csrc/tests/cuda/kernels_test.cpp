@@ -1,5 +1,6 @@
-// Every CUDA kernel of the table, run on the CPU, against plain loops in double: kernels_test all|fewer ELEMENT... Prints
-// what failed and returns 1, or returns 0. The bounds follow from the arithmetic: sums in float32, results rounded once.
+// Every CUDA kernel of the table, run on the CPU, against plain loops in double: kernels_test all|fewer ELEMENT...
+// Prints what failed and returns 1, or returns 0. The bounds follow from the arithmetic: sums in float32, results
+// rounded once.
 #include <cstdio>
 #include <cstring>
 #include <string>

@@ -69,7 +69,7 @@ bool missing_barriers_are_seen() {
   // Those between come after or before shuffles, which let no lane run ahead: they order memory alone.
   passed &= every_barrier_counts("a warp of convolution", warp, {0, 2, 4, 6}, [&] { return run(kernels, ending); });
   emulation::device.processors = 2000;
-  passed &= every_barrier_counts("convolution with split sums", block, {0, 1, 2, 3}, [&] { return run(kernels, split); });
+  passed &= every_barrier_counts("convolution of split sums", block, {0, 1, 2, 3}, [&] { return run(kernels, split); });
   passed &= every_barrier_counts("separable", block, {0, 1, 2}, [&] { return run(kernels, separable); });
   return passed;
 }
