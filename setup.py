@@ -155,6 +155,7 @@ class BuildEngine(build_ext):
         for source in CUDA_SOURCES:
             each = ELEMENTS if Path(source).stem in ELEMENT_FILES else [None]
             jobs += [(source, [f"-DMODNAS_FAST_ELEMENT={element}"] if element else []) for element in each]
+        jobs.sort(key=lambda job: job[0].endswith(".cu") - 2 * bool(job[1]))  # what takes longest first
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(compile_one, jobs))
         module = self.get_ext_fullpath(extension.name)

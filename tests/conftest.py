@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from tests.emulated_cuda import Machine
 
 if not torch.cuda.is_available():
     # Triton's kernels then run, slowly, on CPU tensors. It reads this when they are imported, so it is set before.
@@ -50,3 +56,29 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def few_programs(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tensors are shared by few programs that walk over many tiles, as large ones are."""
     monkeypatch.setattr("modnas_fast.kernels.tiles._multiprocessors", lambda device: 1)
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, Machine]:
+    """The CUDA extension on emulated devices, built once for all processes."""
+    from tests import emulated_cuda
+
+    shared = tmp_path_factory.getbasetemp()
+    if shared.name.startswith("popen-"):  # a process of pytest-xdist's: all use one
+        shared = shared.parent
+    path = emulated_cuda.build(shared / "emulated_cuda")
+    return emulated_cuda.load(path), emulated_cuda.Machine(path)
+
+
+@pytest.fixture
+def machine(emulated: tuple[ModuleType, Machine], monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """Emulated devices in the place of real ones, two of them and fresh."""
+    import modnas_fast
+    from tests import emulated_cuda
+
+    module, machine = emulated
+    monkeypatch.setitem(sys.modules, emulated_cuda.NAME, module)
+    monkeypatch.setattr(modnas_fast, "_engine_cuda", module, raising=False)
+    machine.set()
+    yield machine
+    machine.set()

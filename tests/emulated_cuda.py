@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from modnas_fast.engine.engine import Engine
+
 ROOT = Path(__file__).parent.parent
 CSRC = ROOT / "csrc"
 COMPILER = shutil.which("g++")
@@ -159,3 +161,8 @@ class DeviceTensor(torch.Tensor):
 
 def device_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.as_subclass(DeviceTensor)
+
+
+def exact_engine(net: Any, **settings: Any) -> Engine:
+    """The engine of a network in float32 on the first CUDA device."""
+    return Engine(net.genotype, net.state_dict(), device="cuda", dtype="float32", **settings)

@@ -15,7 +15,8 @@ KERNELS = ("convolution", "separable", "stem", "output")  # compiled once a half
 SOURCES = ("cuda/packing.cu", "cuda/direct.cu", "cuda/blocks.cpp", "cuda/select.cpp")
 TESTS = (
     *("emulation", "fibers", "runtime"),  # the device
-    *("tensors", "stage_end", "problems", "convolution_problem", "other_problems", "planted", "kernels_test"),
+    *("tensors", "stage_end", "problems", "convolution_problem", "other_problems"),
+    *("planted", "blocks_test", "kernels_test"),
 )
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++")

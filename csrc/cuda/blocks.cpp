@@ -136,15 +136,15 @@ cudaError_t choose_blocks(const Convolution& arguments, const Limits& limits, Bl
     }
     return true;
   };
-  return choose(arguments.out, arguments.output, arguments.images * arguments.num_phases, arguments.scale, limits, place,
-                blocks);
+  const int repeats = arguments.images * arguments.num_phases;
+  return choose(arguments.out, arguments.output, repeats, arguments.scale, limits, place, blocks);
 }
 
 cudaError_t choose_blocks(const Separable& arguments, const Limits& limits, Blocks& blocks) {
   const int chunks = arguments.source.channels / 8;
   const int reach = (arguments.kernel - 1) * arguments.dilation;
   const auto place = [&](const Shape& shape, Blocks& candidate) {
-    if (shape.tiles > 2 || shape.split > 1) return false;  // the sum is short
+    if (shape.tiles > 1) return false;  // the sum is short: it has no other kernel
     place_patch(candidate.patch, shape, 1, reach, reach, false, chunks);
     const int8_t first = static_cast<int8_t>(-reach / 2);
     candidate.first[0] = {first, first};

@@ -67,7 +67,8 @@ __global__ void __launch_bounds__(kThreads, kTiles == 4 ? 3 : 4)
     if (source.data == nullptr) continue;
     fill_patch<Type>(source, shortcut ? blocks.shortcut : blocks.patch, place.image,
                      shortcut ? place.row_of(0) : first_row, shortcut ? place.column_of(0) : first_column,
-                     i == 1 ? chunks0 : 0, !shortcut && arguments.relu, shared + (shortcut ? blocks.shortcut_begin : 0));
+                     i == 1 ? chunks0 : 0, !shortcut && arguments.relu,
+                     shared + (shortcut ? blocks.shortcut_begin : 0));
   }
 
   // Warps of the same group have the same pixels, and a part of the sum each.

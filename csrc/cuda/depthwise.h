@@ -7,11 +7,11 @@ namespace modnas_fast::cuda {
 
 constexpr int kRun = 4;  // neighbouring pixels a thread: they share what they load
 
-// Each thread computes kRun pixels of 8 channels at a time. `weights` [kernel², channels], `bias` [channels]. Not inlined:
-// it is the same for every width of the 1×1 convolution, and most of the compiler's time.
+// Each thread computes kRun pixels of 8 channels at a time. `weights` [kernel², channels], `bias` [channels]. Not
+// inlined: it is the same for every width of the 1×1 convolution, and most of the compiler's time.
 template <typename Type, int kKernel, int kDilation>
-__device__ __attribute__((noinline)) void convolve_depthwise(const Blocks& blocks, const uint4* weights, const float* bias,
-                                                   int chunks, char* shared) {
+__device__ __attribute__((noinline)) void convolve_depthwise(const Blocks& blocks, const uint4* weights,
+                                                              const float* bias, int chunks, char* shared) {
   constexpr int kWindow = kRun + (kKernel - 1) * kDilation;
   const int runs_shift = blocks.tile_shift - 2;  // of kRun, a row of the tile
   const Patch& patch = blocks.patch;

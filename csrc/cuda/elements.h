@@ -14,7 +14,7 @@ template <typename To, typename From>
 __host__ __device__ __forceinline__ To same_bits(const From& from) {
   static_assert(sizeof(To) == sizeof(From), "as many bits");
   To to;
-  memcpy(&to, &from, sizeof(to));
+  memcpy(static_cast<void*>(&to), &from, sizeof(to));
   return to;
 }
 

@@ -7,7 +7,7 @@
 
 namespace modnas_fast::cuda {
 
-// Where the pixels of a block lie in the output: pixel p of the block is at (scale·(row + p / 2^shift) + row_offset, …).
+// Where the pixels of a block lie in the output: its pixel p is at (scale·(row + p / 2^shift) + row_offset, …).
 struct Place {
   int64_t image;
   int row, column, shift;

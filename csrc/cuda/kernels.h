@@ -2,8 +2,8 @@
 //
 // Activations are [images, rows, columns, channels], dense, of one element type, without halo: beyond an image's border
 // kernels read zeros. Channels are padded to a multiple of 8, and the padding holds zeros; pointers to activations and
-// weights are aligned to 16 bytes. Products are summed in float32. The arguments of a launch are copied: nothing of them
-// need outlive the call.
+// weights are aligned to 16 bytes. Products are summed in float32. A launch's output overlaps nothing that it reads.
+// The arguments of a launch are copied: nothing of them need outlive the call.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -37,9 +37,9 @@ struct Tap {
 
 constexpr int kMostTaps = 25;
 
-// The stage's end, computed where its input is made: x = v + δ·(y − v), v = bias + relu(h) · weights.
-// x and y are float32 [images, channels, rows, columns] with strides in floats; only the first `rows` × `columns` pixels
-// are written. Where x is not finite, *not_finite becomes 1.
+// The stage's end, computed where its input is made: x = v + δ·(y − v), v = bias + relu(h) · weights. x and y are
+// float32 [images, channels, rows, columns] with strides in floats; only the first `rows` × `columns` pixels are
+// written. Where x is not finite, *not_finite becomes 1.
 struct Output {
   const float* weights;  // [channels, h's channels]; null: there is none
   const float* bias;     // [channels]
@@ -52,12 +52,14 @@ struct Output {
   int* not_finite;
 };
 
-// Output pixel (scale·i + row, scale·j + column) = bias + Σ_tap Σ_source relu?(source[stride·i + dy, stride·j + dx]) · W.
+// Output pixel (scale·i + row, scale·j + column):
+// bias + Σ_tap Σ_source relu?(source[stride·i + dy, stride·j + dx]) · W.
 struct Phase {
   int row, column;
   int num_taps;
   Tap taps[kMostTaps];
-  const void* weights;  // [taps, Σ sources' channels, channels], then [shortcut's channels, channels]: as pack() made it
+  // [taps, Σ sources' channels, channels], then [shortcut's channels, channels]: as pack() made it
+  const void* weights;
 };
 
 // Every k×k convolution of stride 1 or 2 (one phase), transposed and sub-pixel convolution (four phases, scale 2).
@@ -100,8 +102,8 @@ struct Stem {
   Target out;
 };
 
-// Launches; the same interface for every element type. All are asynchronous, may be captured in a graph, and return what
-// the launch returned.
+// Launches; the same interface for every element type. All are asynchronous, may be captured in a graph, and return
+// what the launch returned.
 struct Kernels {
   Element element;
   cudaError_t (*convolution)(const Convolution&, cudaStream_t);

@@ -1,5 +1,5 @@
-// The order of packed weights: a matrix [K, channels] becomes what each lane of a warp takes into a product of depth 16,
-// [K / 16, channels / 8, 32 lanes, 8 bytes]. Rows that are missing to a multiple of 16 are zeros.
+// The order of packed weights: a matrix [K, channels] becomes what each lane of a warp takes into a product of depth
+// 16, [K / 16, channels / 8, 32 lanes, 8 bytes]. Rows that are missing to a multiple of 16 are zeros.
 #pragma once
 
 #include <cstdint>

@@ -41,13 +41,16 @@ __device__ __forceinline__ void load_weights(uint2 (&weights)[kColumns], const u
 template <typename Type, int kTiles, int kColumns>
 __device__ __forceinline__ void multiply(Sums<kTiles, kColumns>& sums, const uint32_t (&pixels)[kTiles],
                                          const int* table, const uint2* packed, int stride, int begin, int end) {
-  // Weights are loaded so many steps ahead that those that come from the L2 cache are there in time.
-  constexpr int kAhead = kTiles == 4 ? 1 : kTiles == 2 ? 2 : 3;
+  // Weights are loaded so many steps ahead that those that come from the L2 cache are there in time; where a step takes
+  // long one is enough, and registers are scarce.
+  constexpr int kAhead = kTiles == 1 ? 3 : kTiles * kColumns <= 10 ? 2 : 1;
   uint2 ahead[kAhead][kColumns];
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
     if (begin + i < end) load_weights(ahead[i], packed + (begin + i) * stride);
   }
+  if (begin >= end) return;
+  uint32_t next_slice = table[2 * begin];
   for (int first = begin; first < end; first += kAhead) {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
@@ -57,7 +60,8 @@ __device__ __forceinline__ void multiply(Sums<kTiles, kColumns>& sums, const uin
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) weights[j] = ahead[i][j];
       if (step + kAhead < end) load_weights(ahead[i], packed + (step + kAhead) * stride);
-      const uint32_t slice = table[2 * step];
+      const uint32_t slice = next_slice;
+      next_slice = table[2 * min(step + 1, end - 1)];
 #pragma unroll
       for (int k = 0; k < kTiles; ++k) {
         uint32_t a[4];

@@ -7,7 +7,7 @@ namespace modnas_fast::cuda {
 
 namespace {
 
-template <typename Type, int kTiles, int kColumns>
+template <typename Type, int kColumns>
 __global__ void __launch_bounds__(kThreads, 4)
     separable_kernel(const __grid_constant__ Separable arguments, const __grid_constant__ Blocks blocks) {
   char* const shared = shared_memory();
@@ -37,29 +37,28 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
   __syncthreads();
 
-  uint32_t pixels[kTiles];
-#pragma unroll
-  for (int i = 0; i < kTiles; ++i) {
-    const int pixel = (warp * kTiles + i) * kTilePixels + lane % 16;
-    pixels[i] = shared_address(shared + blocks.middle_begin + pixel * blocks.middle_pixel_bytes);
-  }
-  Sums<kTiles, kColumns> sums;
+  // A short sum is not shared: where blocks are small, some warps only help before it.
+  const bool sums_up = warp < kWarps / blocks.split;
+  const int pixel = (sums_up ? warp : 0) * kTilePixels + lane % 16;
+  const uint32_t pixels[1] = {shared_address(shared + blocks.middle_begin + pixel * blocks.middle_pixel_bytes)};
+  Sums<1, kColumns> sums;
   begin_with_bias(sums, arguments.bias + first_channel, arguments.out.channels - first_channel);
   const uint2* packed = reinterpret_cast<const uint2*>(arguments.weights) + first_channel / 8 * 32 + lane;
-  multiply<Type>(sums, pixels, table + lane / 16, packed, arguments.out.channels / 8 * 32, 0, slices / 2);
+  multiply<Type>(sums, pixels, table + lane / 16, packed, arguments.out.channels / 8 * 32, 0,
+                 sums_up ? slices / 2 : 0);
   __syncthreads();
-  finish<Type>(sums, arguments.out, arguments.output, place, warp, first_channel, shared);
+  if (sums_up) finish<Type>(sums, arguments.out, arguments.output, place, warp, first_channel, shared);
 }
 
-template <typename Type, int kTiles>
+template <typename Type>
 auto kernel_for(int columns) {
   switch (columns) {
-    case 1: return separable_kernel<Type, kTiles, 1>;
-    case 2: return separable_kernel<Type, kTiles, 2>;
-    case 3: return separable_kernel<Type, kTiles, 3>;
-    case 4: return separable_kernel<Type, kTiles, 4>;
-    case 5: return separable_kernel<Type, kTiles, 5>;
-    default: return separable_kernel<Type, kTiles, 6>;
+    case 1: return separable_kernel<Type, 1>;
+    case 2: return separable_kernel<Type, 2>;
+    case 3: return separable_kernel<Type, 3>;
+    case 4: return separable_kernel<Type, 4>;
+    case 5: return separable_kernel<Type, 5>;
+    default: return separable_kernel<Type, 6>;
   }
 }
 
@@ -75,7 +74,7 @@ cudaError_t launch_separable(const Separable& arguments, cudaStream_t stream) {
   cudaError_t error = current_limits(limits);
   if (error == cudaSuccess) error = choose_blocks(arguments, limits, blocks);
   if (error != cudaSuccess) return error;
-  const auto kernel = blocks.tiles == 2 ? kernel_for<Type, 2>(blocks.columns) : kernel_for<Type, 1>(blocks.columns);
+  const auto kernel = kernel_for<Type>(blocks.columns);
   return launch(kernel, grid_of(blocks, arguments.images, 1), kThreads, blocks.shared_bytes, stream, arguments, blocks);
 }
 

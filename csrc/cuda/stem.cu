@@ -1,4 +1,5 @@
-// The first 3×3 convolution, from callers' planar float32 images: few sums a pixel, so that storing it is all that counts.
+// The first 3×3 convolution, from callers' planar float32 images: few sums a pixel, so that storing it is all that
+// counts.
 #include "cuda/elements.h"
 #include "cuda/launch.h"
 #include "cuda/launchers.h"

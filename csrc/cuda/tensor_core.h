@@ -30,7 +30,7 @@ template <typename Type>
 __device__ __forceinline__ void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 
 // sums [16, 8] += a [16, 16] · b [16, 8]. With g = lane / 4 and t = 2·(lane % 4): a holds the pairs (g, t), (g + 8, t),
-// (g, t + 8), (g + 8, t + 8); b (t, g) and (t + 8, g), pairs along the rows; sums (g, t), (g, t + 1), and those of g + 8.
+// (g, t + 8), (g + 8, t + 8); b (t, g) and (t + 8, g), pairs along the rows; sums (g, t) and (g, t + 1), then of g + 8.
 template <>
 __device__ __forceinline__ void multiply_add<Float16>(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
                                                       uint32_t b1) {

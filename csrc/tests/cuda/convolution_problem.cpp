@@ -165,8 +165,8 @@ class Operands {
 
 // What to look at where a random problem fails.
 void print(const ConvolutionProblem& p) {
-  std::printf("  %d images, %d×%d, taps %d, kernel %d, stride %d, channels %d + %d (interpolated: %d, %d) to %d, ReLU %d %d, "
-              "shortcut %d, image channels %d, stored %d\n",
+  std::printf("  %d images, %d×%d, taps %d, kernel %d, stride %d, channels %d + %d (interpolated: %d, %d) to %d, "
+              "ReLU %d %d, shortcut %d, image channels %d, stored %d\n",
               p.images, p.rows, p.columns, static_cast<int>(p.taps), p.kernel, p.stride, p.channels[0], p.channels[1],
               static_cast<int>(p.interpolations[0]), static_cast<int>(p.interpolations[1]), p.out_channels, p.relu,
               p.relu_out, p.shortcut_channels, p.image_channels, p.keep);

@@ -14,7 +14,8 @@ struct alignas(4) __half2 {
 };
 
 inline float __half2float(__half value) {
-  const uint32_t sign = uint32_t{value.bits} >> 15 << 31, exponent = value.bits >> 10 & 31, mantissa = value.bits & 1023;
+  const uint32_t sign = uint32_t{value.bits} >> 15 << 31;
+  const uint32_t exponent = value.bits >> 10 & 31, mantissa = value.bits & 1023;
   if (exponent == 31) return __uint_as_float(sign | 0x7F800000u | mantissa << 13);
   if (exponent != 0) return __uint_as_float(sign | (exponent + 112) << 23 | mantissa << 13);
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;

@@ -22,6 +22,7 @@ struct Thread {
   unsigned lanes;     // that it waits for at a warp barrier
   int exchanges;      // so far: two sets of slots take turns
   int barriers;       // of the block, so far
+  int warp_barriers;
 };
 
 std::vector<Thread> threads;
@@ -130,7 +131,7 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
     blockIdx = {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
     std::memset(shared_begin, 0xFF, shared_bytes);  // NaN in every element type
     for (unsigned t = 0; t < count; ++t) {
-      threads[t] = {{t % block.x, t / block.x % block.y, t / block.x / block.y}, State::kReady, 0, 0, 0};
+      threads[t] = {{t % block.x, t / block.x % block.y, t / block.x / block.y}, State::kReady, 0, 0, 0, 0};
       prepare_fiber(static_cast<int>(t), &body);
     }
     run_block();
@@ -165,6 +166,10 @@ void warp_barrier(unsigned lanes) {
   for (int i = 0; i < 32; ++i) {
     if ((lanes >> i & 1) != 0) threads[warp + i].state = State::kReady;
   }
+}
+
+void explicit_warp_barrier(unsigned lanes) {
+  if (threads[current].warp_barriers++ != skipped_warp_barrier) warp_barrier(lanes);
 }
 
 char* warp_slots() {

@@ -1,9 +1,9 @@
 // Runs CUDA sources on the CPU, for tests: what the language adds to C++, as far as this project's kernels use it.
 //
-// Compile a .cu file by `g++ -x c++ -std=c++17 -I csrc/tests/cuda`. Every thread of a block is a fiber, which runs until
-// it waits for others; blocks run one after another. Threads that need not wait for each other run in an order that tests
-// choose, so that a missing barrier gives wrong results under one order or another. Shared memory is dynamic alone,
-// holds NaN at first, and has pages without access around it. One launch runs at a time in a process.
+// Compile a .cu file by `g++ -x c++ -std=c++17 -I csrc/tests/cuda`. Every thread of a block is a fiber, which runs
+// until it waits for others; blocks run one after another. Threads that need not wait for each other run in an order
+// that tests choose, so that a missing barrier gives wrong results under one order or another. Shared memory is dynamic
+// alone, holds NaN at first, and has pages without access around it. One launch runs at a time in a process.
 #pragma once
 
 #include <cmath>
@@ -58,14 +58,16 @@ struct Order {
 };
 inline Order order;
 
-inline int skipped_barrier = -1;  // a planted error: the so-manyth __syncthreads of a thread holds back nobody
+// Planted errors: the so-manyth __syncthreads, or __syncwarp, of a thread holds back nobody.
+inline int skipped_barrier = -1, skipped_warp_barrier = -1;
 
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& thread);
 
 void* shared_memory();  // of the running block
 size_t shared_bytes();
 void block_barrier();
-void warp_barrier(unsigned lanes);
+void warp_barrier(unsigned lanes);  // of any instruction that lanes take together
+void explicit_warp_barrier(unsigned lanes);
 char* warp_slots();  // 32 places of kSlotBytes, the same for all lanes until the next but one call of each
 constexpr size_t kSlotBytes = 32;
 
@@ -93,7 +95,7 @@ class Exchanged {
 }  // namespace emulation
 
 inline void __syncthreads() { emulation::block_barrier(); }
-inline void __syncwarp(unsigned lanes = emulation::kAllLanes) { emulation::warp_barrier(lanes); }
+inline void __syncwarp(unsigned lanes = emulation::kAllLanes) { emulation::explicit_warp_barrier(lanes); }
 
 template <typename T>
 T __shfl_sync(unsigned lanes, T value, int source, int width = 32) {

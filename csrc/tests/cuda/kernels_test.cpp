@@ -1,11 +1,12 @@
-// Every CUDA kernel of the table, run on the CPU, against plain loops in double: kernels_test all|fewer ELEMENT... Prints
-// what failed and returns 1, or returns 0. The bounds follow from the arithmetic: sums in float32, results rounded once.
+// Every CUDA kernel of the table, run on the CPU, against plain loops in double: kernels_test all|fewer ELEMENT...
+// Prints what failed and returns 1, or returns 0. The bounds follow from the arithmetic: sums in float32, results
+// rounded once.
 #include <cstdio>
 #include <cstring>
 #include <string>
 
-#include "planted.h"
 #include "problems.h"
+#include "properties.h"
 
 namespace modnas_fast::cuda {
 
@@ -68,6 +69,7 @@ int main(int count, char** words) {
     if (element != Element::kFloat16 || fewer) continue;
     passed &= every_shape_was_used();
     passed &= missing_barriers_are_seen();
+    passed &= blocks_fit_every_device();
   }
   return passed ? 0 : 1;
 }

@@ -1,10 +1,11 @@
-#include "planted.h"
+#include "properties.h"
 
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <functional>
+#include <vector>
 
 #include "problems.h"
 
@@ -25,13 +26,16 @@ bool right(const std::function<bool()>& run) {
   return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-// Under some order of warps each of a kernel's barriers must be missed, and none under any order while all are there.
-bool every_barrier_counts(const char* kernel, int barriers, const std::function<bool()>& run) {
+// Under some order of threads each of a kernel's barriers must be missed, and none under any order while all are there.
+// `skipped` is of which kind they are.
+bool every_barrier_counts(const char* kernel, int& skipped, std::vector<int> barriers,
+                          const std::function<bool()>& run) {
   bool passed = true;
-  for (int barrier = -1; barrier < barriers; ++barrier) {
+  barriers.push_back(-1);
+  for (const int barrier : barriers) {
     bool always_right = true;
     for (int order = 0; order < 4; ++order) {
-      emulation::skipped_barrier = barrier;
+      skipped = barrier;
       emulation::order = {order % 2 != 0, order / 2 != 0};
       always_right &= right(run);
     }
@@ -41,7 +45,7 @@ bool every_barrier_counts(const char* kernel, int barriers, const std::function<
       passed = false;
     }
   }
-  emulation::skipped_barrier = -1;
+  skipped = -1;
   return passed;
 }
 
@@ -54,14 +58,19 @@ bool missing_barriers_are_seen() {
   large.rows = 16;
   large.columns = 48;
   split.rows = split.columns = 8;
-  emulation::device.processors = 1;
-  bool passed = every_barrier_counts("convolution", 2, [&] { return run(kernels, large); });
-  emulation::device.processors = 2000;
-  passed &= every_barrier_counts("convolution with split sums", 4, [&] { return run(kernels, split); });
+  ConvolutionProblem ending = large;  // the stage: stores first, then an image of three channels
+  ending.image_channels = 3;
   SeparableProblem separable;
   separable.channels = 8;  // so that what is staged reaches beyond the patch
   separable.out_channels = 48;
-  passed &= every_barrier_counts("separable", 3, [&] { return run(kernels, separable); });
+  int &block = emulation::skipped_barrier, &warp = emulation::skipped_warp_barrier;
+  emulation::device.processors = 1;
+  bool passed = every_barrier_counts("convolution", block, {0, 1}, [&] { return run(kernels, large); });
+  // Those between come after or before shuffles, which let no lane run ahead: they order memory alone.
+  passed &= every_barrier_counts("a warp of convolution", warp, {0, 2, 4, 6}, [&] { return run(kernels, ending); });
+  emulation::device.processors = 2000;
+  passed &= every_barrier_counts("convolution of split sums", block, {0, 1, 2, 3}, [&] { return run(kernels, split); });
+  passed &= every_barrier_counts("separable", block, {0, 1, 2}, [&] { return run(kernels, separable); });
   return passed;
 }
 

@@ -1,4 +1,5 @@
-// What kernels are tested with: memory with pages without access around it, tensors in it, and answers with error bounds.
+// What kernels are tested with: memory with pages without access around it, tensors in it, and answers with error
+// bounds.
 #pragma once
 
 #include <cstddef>
