@@ -30,6 +30,7 @@ SOURCES = [*sorted(map(str, Path("csrc").glob("*.cpp"))), "csrc/cpu/packing.cpp"
 
 ENGINE, ENGINE_CUDA = "modnas_fast._engine", "modnas_fast._engine_cuda"
 SWITCHES = {ENGINE: "MODNAS_FAST_EXT", ENGINE_CUDA: "MODNAS_FAST_CUDA"}
+REQUIRED = ("1", "native")
 
 # Code for these, and PTX of the last for what comes after it.
 ARCHITECTURES = (75, 80, 86, 89, 90)
@@ -60,6 +61,26 @@ def run_compiler(command):
         raise RuntimeError(lines[0])
 
 
+def gpus_here():
+    """Compute capabilities of this machine's GPUs, 80 for 8.0."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return sorted({int(line.replace(".", "")) for line in lines if re.fullmatch(r"\d+\.\d", line)})
+
+
+def architectures(switch):
+    """Those of ARCHITECTURES to compile for: all for a wheel, otherwise what this machine's GPUs run."""
+    if switch == "1":
+        return ARCHITECTURES
+    found = {max((number for number in ARCHITECTURES if number <= gpu), default=0) for gpu in gpus_here()} - {0}
+    if not found:
+        raise RuntimeError("there was no GPU when the package was installed (MODNAS_FAST_CUDA=1 builds for all)")
+    return tuple(sorted(found))
+
+
 def targets_of(numbers):
     code = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
     return [*code, f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"]
@@ -69,12 +90,14 @@ class BuildEngine(build_ext):
     """Builds modnas_fast._engine and, by nvcc, modnas_fast._engine_cuda.
 
     Each is required if its switch, MODNAS_FAST_EXT or MODNAS_FAST_CUDA, is 1, left out if it is 0, and otherwise built
-    where that can be done. Where it cannot, the package installs without it and a note beside it says why.
+    where that can be done. Where it cannot, the package installs without it and a note beside it says why. CUDA code is
+    for this machine's GPUs; with MODNAS_FAST_CUDA=1, as wheels want it, for all; "native" is the former, and required.
     """
 
     def run(self):
-        everything = self.extensions
-        for extension in everything:
+        # Decided here: while it compiles, setuptools has `inplace` off.
+        self.home = Path("modnas_fast" if self.inplace else f"{self.build_lib}/modnas_fast")
+        for extension in self.extensions:
             self.note_of(extension).unlink(missing_ok=True)
             if self.switch_of(extension) == "0":
                 self.leave_out(extension, f"the package was installed with {SWITCHES[extension.name]}=0")
@@ -82,7 +105,7 @@ class BuildEngine(build_ext):
             super().run()
         except Exception as error:
             for extension in self.extensions:
-                if self.switch_of(extension) == "1":
+                if self.switch_of(extension) in REQUIRED:
                     raise
                 self.leave_out(extension, f"it could not be compiled: {error}")
 
@@ -92,17 +115,16 @@ class BuildEngine(build_ext):
             try:
                 build[extension.name](extension)
             except Exception as error:
-                if self.switch_of(extension) == "1":
+                if self.switch_of(extension) in REQUIRED:
                     raise
-                self.leave_out(extension, f"it could not be compiled: {error}")
+                self.leave_out(extension, f"it is not built: {error}")
 
     def switch_of(self, extension):
         return os.environ.get(SWITCHES[extension.name], "")
 
     def note_of(self, extension):
-        folder = Path("modnas_fast" if self.inplace else f"{self.build_lib}/modnas_fast")
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{extension.name.rpartition('.')[2]}_missing.txt"
+        self.home.mkdir(parents=True, exist_ok=True)
+        return self.home / f"{extension.name.rpartition('.')[2]}_missing.txt"
 
     def leave_out(self, extension, reason):
         reason = " ".join(reason.split())
@@ -137,7 +159,7 @@ class BuildEngine(build_ext):
     def build_engine_cuda(self, extension):
         import pybind11
 
-        nvcc = find_nvcc()
+        nvcc, wanted = find_nvcc(), architectures(self.switch_of(extension))
         folder = Path(self.build_temp, "cuda")
         folder.mkdir(parents=True, exist_ok=True)
         includes = [f"-I{path}" for path in ("csrc", pybind11.get_include(), sysconfig.get_path("include"))]
@@ -146,7 +168,7 @@ class BuildEngine(build_ext):
         def compile_one(job):
             source, extra = job
             target = folder / f"{Path(source).stem}{''.join(extra).rpartition('=')[2]}.o"
-            numbers = [number for number in ARCHITECTURES if number >= 80 or "Bfloat16" not in target.stem]
+            numbers = [number for number in wanted if number >= 80 or "Bfloat16" not in target.stem] or [80]
             kind = ["-O3", *targets_of(numbers)] if source.endswith(".cu") else ["-O1"]
             run_compiler([nvcc, *flags, *kind, *extra, "-c", source, "-o", str(target)])
             return str(target)

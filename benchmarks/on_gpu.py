@@ -109,7 +109,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         sys.exit("no CUDA device is visible to torch: on a machine without one, make test is the command")
     print(torch.cuda.get_device_name())
-    os.environ["MODNAS_FAST_CUDA"] = "1"  # the build fails if it leaves the engine's CUDA half out
+    os.environ["MODNAS_FAST_CUDA"] = "native"  # the build fails if it leaves the engine's CUDA half out
     everything = stages_of(arguments.out.resolve(), [str(Path(folder).resolve()) for folder in arguments.data])
     stages = {name: everything[name] for name in arguments.only or everything}
     done = run_stages(stages, arguments.out, 60 * arguments.minutes)
