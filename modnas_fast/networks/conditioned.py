@@ -13,7 +13,9 @@ from modnas_fast.genotype import Genotype
 from modnas_fast.images.degradations import Degradation
 from modnas_fast.networks.derived import DerivedNet, Stage, relaxed
 
-_START = 25.0  # σ at which a fresh network has δ = ½, as plain ones start
+# log λ of a fresh network: δ is ½ at σ = 1.7 and below 0.01 from 18 on, so that f estimates the image itself. With ½
+# at σ = 25, say, it would have to add the noise −1/(λs²)-fold: another multiple at every σ, which it does not learn.
+_START = 10.0
 _LARGEST_LOGIT = 30.0  # whose sigmoid is 1 in float32: δ at σ = 0
 
 
@@ -28,7 +30,7 @@ class ConditionedStage(Stage):
         super().__init__(genotype, channels_in)
         del self.delta
         self.level_weight = nn.Parameter(torch.zeros(genotype.channels))
-        self.log_lambda = nn.Parameter(torch.tensor(-2 * math.log(_START / 255)))
+        self.log_lambda = nn.Parameter(torch.tensor(_START))
 
     def forward(self, x: Tensor, y: Tensor, level: Tensor) -> Tensor:  # type: ignore[override]
         """As `Stage`'s; `level` is s, [N or 1, 1, 1, 1]."""
@@ -89,14 +91,10 @@ class ConditionedNet(DerivedNet):
         net.load_state_dict(state, assign=True)
         return net.train(self.training)
 
-    def start_from(self, weights: Mapping[str, Tensor], sigma: float) -> None:
-        """Take the state dict of a plain network for one σ > 0: at that σ this network then is that one."""
-        state = dict(weights)
-        for t, stage in enumerate(self.stages):
-            assert isinstance(stage, ConditionedStage)
-            state[f"stages.{t}.log_lambda"] = -state.pop(f"stages.{t}.delta") - 2 * math.log(sigma / 255)
-            state[f"stages.{t}.level_weight"] = torch.zeros_like(stage.level_weight)
-        self.load_state_dict(state)
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the state dict of a plain network but for its δ: a start for training, not the same network."""
+        known = {name: value for name, value in weights.items() if not name.endswith(".delta")}
+        self.load_state_dict(self.state_dict() | known)
 
 
 def plain_net(net: DerivedNet, sigma: float | None, name: str) -> DerivedNet:

@@ -228,20 +228,10 @@ def _build_net(config: TrainConfig) -> DerivedNet:
         if isinstance(start, ConditionedNet) and not config.conditioned:
             start = start.at(config.levels[0])
         if isinstance(net, ConditionedNet) and not isinstance(start, ConditionedNet):
-            sigma = _only_sigma(start.degradation)
-            if sigma is None:
-                raise ModnasError(f"init: {config.init} is not for one σ above 0; choose weights that are, or none")
-            net.start_from(start.state_dict(), sigma)
+            net.start_from(start.state_dict())
         else:
             net.load_state_dict(start.state_dict())
     return net
-
-
-def _only_sigma(degradation: Degradation | None) -> float | None:
-    """The one σ > 0 of the noise, if that is what it is."""
-    if degradation is None or degradation.kind != "awgn" or degradation.between or len(degradation.levels) > 1:
-        return None
-    return degradation.levels[0] or None
 
 
 def _channels_last(net: DerivedNet, device: torch.device) -> DerivedNet:
