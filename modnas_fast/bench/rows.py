@@ -56,12 +56,17 @@ def machine_name() -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
 
 
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=_CHECKOUT).stdout.strip()
+
+
 def circumstances() -> Row:
     """Machine, threads, versions, commit (of a checkout; otherwise empty) and date: what every row has."""
     commit = ""
     if (_CHECKOUT / "setup.py").exists():
-        command = ["git", "describe", "--always", "--dirty"]
-        commit = subprocess.run(command, capture_output=True, text=True, cwd=_CHECKOUT).stdout.strip()
+        commit = _git("describe", "--always")
+        if commit and _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"):
+            commit += "-dirty"  # by more than the rows that are being added
     versions = {"python": platform.python_version()}
     for package in ("modnas-fast", "torch", "triton", "numpy", "onnxruntime", "openvino", "ncnn", "pnnx", "mnn"):
         try:
