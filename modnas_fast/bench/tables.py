@@ -44,7 +44,7 @@ def own_tables(rows: Sequence[Row]) -> list[Table]:
     latest = latest_rows(rows)
     sizes = [row for row in latest if row["op"] == "denoise" and "mode" not in row]
     steps = [row for row in latest if row["op"] == "supernet W-step"]
-    tables = [_denoise(sizes), _supernet(steps)]
+    tables = [_denoise(sizes), _engine(rows), _supernet(steps)]
     others = [row for row in latest if row not in sizes and row not in steps]
     tables += [_any(op, [row for row in others if row["op"] == op]) for op in dict.fromkeys(x["op"] for x in others)]
     return [table for table in tables if table.rows]
@@ -81,6 +81,34 @@ def _denoise(rows: Sequence[Row]) -> Table:
     ]
     head = ("gray image", "time", "peak memory of the process")
     return Table("denoise", "Denoising by image size", head, cells, "python -m benchmarks.bench_denoise")
+
+
+def _engine(rows: Sequence[Row]) -> Table:
+    """The engine beside its rivals, a column a size; each column is one run, since only there ratios mean something."""
+    runs: dict[tuple[object, ...], dict[str, Row]] = {}
+    for row in rows:
+        if row["op"] == "denoise" and "median_ms" in row and "mode" in row and row.get("device", "cpu") == "cpu":
+            runs.setdefault((row["shape"][-1], row["dtype"] != "float32", row["threads"], row["date"]), {})[
+                row["backend"]
+            ] = row
+    latest = {key[:3]: runs[key] for key in sorted(runs) if len(runs[key]) > 1 and "engine" in runs[key]}
+    columns = [latest[key] for key in sorted(latest, key=lambda key: (key[1], key[0], key[2]))]
+    cells = []
+    for backend in dict.fromkeys(name for column in columns for name in sorted(column, key=lambda x: x != "engine")):
+        line = [backend]
+        for column in columns:
+            found = column.get(backend)
+            peers = [row["median_ms"] for name, row in column.items() if name != "engine"]
+            faster = f" ({min(peers) / found['median_ms']:.2f}×)" if found and backend == "engine" else ""
+            line.append(duration(found["median_ms"]) + faster if found else "")
+        cells.append(tuple(line))
+    head = ("backend", *(_engine_column(next(iter(column.values()))) for column in columns))
+    return Table("engine", "The engine beside its peers", head, cells, "modnas-fast bench engine")
+
+
+def _engine_column(row: Row) -> str:
+    threads = ", one thread" if row["threads"] == 1 else ""
+    return f"{row['shape'][-1]}²{threads}{', ' + row['dtype'] if row['dtype'] != 'float32' else ''}"
 
 
 def _supernet(rows: Sequence[Row]) -> Table:
