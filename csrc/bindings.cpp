@@ -87,17 +87,7 @@ bool run(Network& network, size_t first, size_t last, const py::array& x, const 
 std::vector<py::dict> report(Network& network, int64_t rows, int64_t columns) {
   std::vector<py::dict> lines;
   for (const LayerReport& line : network.report(rows, columns)) {
-    py::dict entry;
-    entry["name"] = line.name;
-    entry["kernel"] = line.kernel;
-    entry["height"] = line.rows;
-    entry["width"] = line.columns;
-    entry["channels_in"] = line.channels_in;
-    entry["channels_out"] = line.channels_out;
-    entry["macs"] = line.macs;
-    entry["bytes"] = line.bytes;
-    entry["seconds"] = line.seconds;
-    lines.push_back(entry);
+    lines.push_back(plan_row(line));
   }
   return lines;
 }

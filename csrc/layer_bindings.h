@@ -1,4 +1,4 @@
-// `Layer` and `Op` as Python sees them, in each of the extension modules by itself.
+// Layers and plans as Python sees them, in each of the extension modules by itself.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -47,6 +47,22 @@ inline void bind_layers(pybind11::module_& module) {
       .def("set_depthwise_bias", set_weights<&Layer::depthwise_bias>)
       .def("set_shortcut_weight", set_weights<&Layer::shortcut_weight>)
       .def("set_shortcut_bias", set_weights<&Layer::shortcut_bias>);
+}
+
+// A line of a plan, with the names of `engine/plan.py`'s `PlanRow`.
+template <typename Line>
+pybind11::dict plan_row(const Line& line) {
+  pybind11::dict row;
+  row["name"] = line.name;
+  row["kernel"] = line.kernel;
+  row["height"] = line.rows;
+  row["width"] = line.columns;
+  row["channels_in"] = line.channels_in;
+  row["channels_out"] = line.channels_out;
+  row["macs"] = line.macs;
+  row["bytes"] = line.bytes;
+  row["seconds"] = line.seconds;
+  return row;
 }
 
 }  // namespace modnas_fast

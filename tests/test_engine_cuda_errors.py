@@ -10,11 +10,11 @@ import pytest
 
 from modnas_fast import ModnasError
 from modnas_fast.engine.engine import Engine, engine_obstacle
-from modnas_fast.engine.program import build_program, native_layer
+from modnas_fast.engine.program import native_layer
 from tests import emulated_cuda
 from tests.cases import random_genotype
 from tests.emulated_cuda import DeviceArray, Machine, exact_engine
-from tests.test_engine_fuzz import mutate_layers
+from tests.test_engine_fuzz import mutate_layers, random_programs
 from tests.test_tiling import random_net
 
 pytestmark = pytest.mark.skipif(emulated_cuda.COMPILER is None, reason="no C++ compiler")
@@ -97,11 +97,7 @@ def test_broken_layers_in_the_bindings(machine: Machine) -> None:
     """The compiled part checks for itself, as that for the CPU does."""
     from modnas_fast import _engine_cuda
 
-    programs = []
-    for seed in range(24):
-        net = random_net(random_genotype(seed), 1 + seed % 2)
-        weights = {name: value.detach().numpy() for name, value in net.state_dict().items()}
-        programs.append(build_program(net.genotype, weights, 1 + seed % 2, 1))
+    programs = random_programs()
     refusals = 0
     image = np.zeros((1, 1, 9, 17), np.float32)
     for seed in range(300):

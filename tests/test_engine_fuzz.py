@@ -14,7 +14,7 @@ import pytest
 
 from modnas_fast import DerivedNet, Genotype, ModnasError, load
 from modnas_fast.engine.engine import Engine, engine_obstacle
-from modnas_fast.engine.program import build_program, native_layer
+from modnas_fast.engine.program import Step, build_program, native_layer
 from modnas_fast.networks.weights import net_from_bytes, weights_to_bytes
 from tests.cases import random_genotype
 from tests.test_tiling import random_net
@@ -150,15 +150,21 @@ def mutate_layers(stages: list[list[Any]], draw: random.Random, native: Any) -> 
         setattr(layer, field, draw.choice(NUMBERS))
 
 
-def test_broken_layers_in_the_bindings() -> None:
-    """The compiled part checks for itself: nothing that Python can hand it reads or writes foreign memory."""
-    from modnas_fast import _engine
-
+def random_programs() -> list[tuple[tuple[Step, ...], ...]]:
+    """Seeds 0…23, which together hold every operation."""
     programs = []
     for seed in range(24):
         net = random_net(random_genotype(seed), 1 + seed % 2)
         weights = {name: value.detach().numpy() for name, value in net.state_dict().items()}
         programs.append(build_program(net.genotype, weights, 1 + seed % 2, 1))
+    return programs
+
+
+def test_broken_layers_in_the_bindings() -> None:
+    """The compiled part checks for itself: nothing that Python can hand it reads or writes foreign memory."""
+    from modnas_fast import _engine
+
+    programs = random_programs()
     refusals = 0
     for seed in range(1000):
         draw = random.Random(seed)

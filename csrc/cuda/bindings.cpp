@@ -118,18 +118,8 @@ std::vector<py::dict> report(Network& network, int64_t images, int64_t rows, int
   }
   std::vector<py::dict> lines;
   for (const StepReport& step : steps) {
-    py::dict entry;
-    entry["name"] = step.name;
-    entry["kernel"] = step.kernel;
-    entry["height"] = step.rows;
-    entry["width"] = step.columns;
-    entry["channels_in"] = step.channels_in;
-    entry["channels_out"] = step.channels_out;
-    entry["macs"] = step.macs;
-    entry["bytes"] = step.bytes;
-    entry["traffic"] = step.traffic;
-    entry["seconds"] = step.seconds;
-    lines.push_back(entry);
+    lines.push_back(plan_row(step));
+    lines.back()["traffic"] = step.traffic;
   }
   return lines;
 }

@@ -120,11 +120,12 @@ def _save(path: Path, score: Score) -> None:
 def _document(arguments: argparse.Namespace, model: str, device: str, scores: list[Score]) -> dict[str, Any]:
     from modnas_fast.images.evaluation import mean_scores
 
+    kind, level = _degradation(arguments)
     psnr, ssim = mean_scores(scores)
     return {
         "model": model,
         "data": arguments.data,
-        "sigma": arguments.sigma if arguments.jpeg is None and arguments.pairs is None else None,
+        "sigma": level if kind == "awgn" else None,
         "jpeg": arguments.jpeg,
         "pairs": arguments.pairs,
         "device": device,
