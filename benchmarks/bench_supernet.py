@@ -24,6 +24,7 @@ import torch
 from benchmarks.harness import Row, append_rows, interleave, peak_memory
 from modnas_fast.errors import ModnasError
 from modnas_fast.ops import explain_backend, select_backend
+from modnas_fast.runs.processes import Processes
 from modnas_fast.search import SuperNet, backends
 from modnas_fast.search.steps import GraphedStep, Step, build_adam
 
@@ -50,7 +51,8 @@ def prepare(variant: str, dtype: str, device: str = "cpu") -> tuple[SuperNet, Ca
     batch = [image.to(device, memory_format=torch.channels_last) for image in (noisy, clean)]
     parameters = list(net.weight_parameters())
     graphed = variant.endswith(GRAPH)
-    eager = Step(net, parameters, build_adam(parameters, 1e-3, captured=graphed), dtype == "bfloat16", world=1)
+    alone = Processes(0, 1, torch.device(device))
+    eager = Step(net, parameters, build_adam(parameters, 1e-3, captured=graphed), dtype == "bfloat16", alone)
     step = GraphedStep(eager) if graphed else eager
     if name != COMPILED:
         return net, lambda: step(*batch)

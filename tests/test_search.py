@@ -21,7 +21,7 @@ from modnas_fast.cli import main
 from modnas_fast.errors import ModnasError
 from modnas_fast.networks.weights import read_safetensors
 from modnas_fast.runs.config import ConfigError, config_from_mapping
-from modnas_fast.runs.processes import processes
+from modnas_fast.runs.processes import Processes, processes
 from modnas_fast.search import checkpoint as checkpoint_module
 from modnas_fast.search.config import SearchConfig
 from modnas_fast.search.cost import expected_cost
@@ -32,6 +32,8 @@ from modnas_fast.search.steps import GraphedStep, Step, build_adam
 from modnas_fast.search.supernet import SuperNet
 from modnas_fast.search.weights import SUPERNET_FILE, load_supernet
 from tests.test_latency import law, table_of
+
+ALONE = Processes(0, 1, torch.device("cpu"))
 
 Settings = dict[str, Any]
 
@@ -103,7 +105,7 @@ def test_a_step_moves_its_parameters_only_and_is_adam_on_the_mse() -> None:
         before = {name: value.clone() for name, value in net.state_dict().items()}
         mse = torch.nn.functional.mse_loss(net(noisy), clean)
         gradients = torch.autograd.grad(mse, parameters)
-        loss = Step(net, parameters, torch.optim.Adam(parameters, lr=1e-3), bf16=False, world=1)(noisy, clean)
+        loss = Step(net, parameters, torch.optim.Adam(parameters, lr=1e-3), bf16=False, processes=ALONE)(noisy, clean)
         assert float(loss) == pytest.approx(mse.item(), rel=1e-6)
         moved = {id(parameter) for parameter in parameters}
         for name, parameter in net.named_parameters():
@@ -126,7 +128,7 @@ def test_a_penalty_is_added_to_the_loss_but_not_to_the_report() -> None:
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
     gates = [parameter for name, parameter in net.named_parameters() if name.endswith("beta")]
     step = Step(
-        net, parameters, optimizer, False, 1, penalty=lambda: 1e6 * sum((g.sum() for g in gates), torch.zeros(()))
+        net, parameters, optimizer, False, ALONE, penalty=lambda: 1e6 * sum((g.sum() for g in gates), torch.zeros(()))
     )
     y = torch.rand(1, 1, 16, 16)
     assert float(step(y, y)) < 10
@@ -374,7 +376,7 @@ def test_a_captured_step_equals_an_eager_one() -> None:
         torch.manual_seed(0)
         net = SuperNet(1, 8).cuda()
         parameters = list(net.weight_parameters())
-        eager = Step(net, parameters, build_adam(parameters, 1e-3, captured=graphed), bf16=False, world=1)
+        eager = Step(net, parameters, build_adam(parameters, 1e-3, captured=graphed), bf16=False, processes=ALONE)
         step = GraphedStep(eager) if graphed else eager
         for _ in range(8):
             clean = torch.rand(2, 1, 32, 32, device="cuda")

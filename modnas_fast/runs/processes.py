@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
+from torch import nn
 
 from modnas_fast.errors import ModnasError
 
@@ -44,6 +45,24 @@ class Processes:
         agreed = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.broadcast(agreed, src=0)
         return float(agreed)
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """The mean over processes, as one reduction; a parameter without gradient counts as zero.
+
+        DistributedDataParallel is no substitute: its reducer ends the process group's threads while it holds the GIL,
+        which they may wait for. These networks' gradients are too small to be worth sending in parts.
+        """
+        if self.world == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.world
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view(gradient.shape))  # in place: fused Adam wants the parameter's memory layout
 
 
 @contextmanager

@@ -106,9 +106,9 @@ class _Search:
     def _build_steps(self) -> dict[str, Step | GraphedStep]:
         """A W-step and an A-step on the state as it is: graphs keep to its tensors."""
         penalties = {"weights": None, "architecture": _penalty(self.net, self.config, self.processes.device)}
-        bf16, world = self.config.precision == "bf16", self.processes.world
+        bf16 = self.config.precision == "bf16"
         steps = {
-            key: Step(self.net, self.trained[key], self.state.optimizers[key], bf16, world, penalty)
+            key: Step(self.net, self.trained[key], self.state.optimizers[key], bf16, self.processes, penalty)
             for key, penalty in penalties.items()
         }
         return {key: GraphedStep(step) if self.captured else step for key, step in steps.items()}

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.nn import functional as F
 
+from modnas_fast.runs.processes import Processes
 from modnas_fast.search.supernet import SuperNet
 
 Penalty = Callable[[], Tensor]
@@ -32,7 +32,7 @@ class Step:
         parameters: W or A.
         optimizer: over `parameters`.
         bf16: whether the forward pass runs under bfloat16 autocast.
-        world: processes whose gradients are averaged.
+        processes: whose gradients are averaged.
         penalty: added to the loss; differentiable in `parameters`.
     """
 
@@ -42,11 +42,11 @@ class Step:
         parameters: Sequence[nn.Parameter],
         optimizer: torch.optim.Adam,
         bf16: bool,
-        world: int,
+        processes: Processes,
         penalty: Penalty | None = None,
     ) -> None:
         self._net, self._parameters, self._optimizer = net, parameters, optimizer
-        self._bf16, self._world, self._penalty = bf16, world, penalty
+        self._bf16, self._processes, self._penalty = bf16, processes, penalty
 
     def __call__(self, noisy: Tensor, clean: Tensor) -> Tensor:
         """The MSE before the step, detached; [N, C, H, W] in."""
@@ -59,26 +59,12 @@ class Step:
         mse = F.mse_loss(restored.float(), clean)
         loss = mse if self._penalty is None else mse + self._penalty()
         loss.backward()
-        self._average_gradients()
+        self._processes.average_gradients(self._parameters)
         self._optimizer.step()
         return mse.detach()
 
     def _autocast(self, device: str) -> AbstractContextManager[object]:
         return torch.autocast(device, torch.bfloat16, cache_enabled=False) if self._bf16 else nullcontext()
-
-    def _average_gradients(self) -> None:
-        """The mean over processes, as one reduction; a parameter without gradient counts as zero."""
-        if self._world == 1:
-            return
-        for parameter in self._parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        flat /= self._world
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view(gradient.shape))  # in place: fused Adam wants the parameter's memory layout
 
 
 class GraphedStep:

@@ -91,11 +91,6 @@ class _Run:
         if checkpoint.exists():
             load_checkpoint(checkpoint, self.state, config)
             say(f"resuming {self.folder} at step {self.state.step}")
-        if here.world > 1:
-            ids = [device] if device.type == "cuda" else None
-            self.model: nn.Module = nn.parallel.DistributedDataParallel(self.net, device_ids=ids)
-        else:
-            self.model = self.net
         if advice := precision_advice(config.precision, device):
             say(advice)
         say(
@@ -153,10 +148,11 @@ class _Run:
         device = self.processes.device.type
         autocast = torch.autocast(device, torch.bfloat16) if config.precision == "bf16" else nullcontext()
         with autocast, fast_convolutions():
-            restored = self.model(noisy, sigma) if config.conditioned else self.model(noisy)
+            restored = self.net(noisy, sigma) if config.conditioned else self.net(noisy)
         loss = F.mse_loss(restored.float(), clean)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.processes.average_gradients(list(self.net.parameters()))
         nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
         optimizer.step()
         # Early on the average follows the weights closely, so that it never remembers the initial ones.
