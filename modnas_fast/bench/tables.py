@@ -11,6 +11,7 @@ from modnas_fast.bench.paper import COUNTS, TIME
 from modnas_fast.bench.rows import Row
 from modnas_fast.bench.verdicts import Line, milliseconds_per_megapixel, projected_seconds, time_ratio, verdict_lines
 
+RECIPE = "training recipe"  # these rows' op
 _JUDGED = ("table", "network", "what", "paper", "here", "verdict", "note")
 
 
@@ -44,7 +45,7 @@ def own_tables(rows: Sequence[Row]) -> list[Table]:
     latest = latest_rows(rows)
     sizes = [row for row in latest if row["op"] == "denoise" and "mode" not in row]
     steps = [row for row in latest if row["op"] == "supernet W-step"]
-    tables = [_denoise(sizes), _engine(rows), _supernet(steps)]
+    tables = [_denoise(sizes), _engine(rows), _supernet(steps), recipe_table(rows)]
     others = [row for row in latest if row not in sizes and row not in steps]
     tables += [_any(op, [row for row in others if row["op"] == op]) for op in dict.fromkeys(x["op"] for x in others)]
     return [table for table in tables if table.rows]
@@ -127,6 +128,33 @@ def _supernet(rows: Sequence[Row]) -> Table:
         cells.append(tuple(line))
     head = ("backend", *(cell for dtype in dtypes for cell in (dtype, "peak memory")))
     return Table("supernet", "One W-step of the supernet", head, cells, "modnas-fast bench supernet")
+
+
+def recipe_table(rows: Sequence[Row]) -> Table:
+    """Every lever's last run, with its gain over the mean of the base's seeds."""
+    latest = {row["backend"]: row for row in rows if row["op"] == RECIPE}
+    bases = [row["psnr"] for name, row in latest.items() if name.startswith("base")]
+    cells = [
+        (
+            name,
+            row["mode"],
+            f"{row['psnr']:.3f} dB",
+            f"{row['psnr'] - sum(bases) / len(bases):+.3f} dB" if bases else "",
+            f"{row['ssim']:.4f}",
+            f"{row['minutes']:.1f}",
+        )
+        for name, row in latest.items()
+    ]
+    head = ("lever", "budget", f"PSNR on {'/'.join(sorted({row['validation'] for row in latest.values()}))}")
+    note = f"The base's seeds span {max(bases) - min(bases):.3f} dB: a gain within that is none." if bases else ""
+    return Table(
+        "recipe",
+        "Levers of the training recipe",
+        (*head, "over the base", "SSIM", "minutes"),
+        cells,
+        "modnas-fast bench recipe",
+        note,
+    )
 
 
 def _any(op: str, rows: Sequence[Row]) -> Table:
