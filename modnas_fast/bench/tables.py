@@ -72,15 +72,21 @@ def latest_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def _denoise(rows: Sequence[Row]) -> Table:
-    cells = [
-        (
-            f"{row['shape'][-1]}×{row['shape'][-2]}{', tiled' if row['shape'][-1] > 1024 else ''}",
-            duration(row["median_ms"]),
-            f"{row['peak_mib']:.0f} MiB",
-        )
-        for row in rows
-    ]
-    head = ("gray image", "time", "peak memory of the process")
+    """By size and backend; the engine's row and PyTorch's are of one run, which gives their ratio."""
+    by_way = {(row["shape"][-1], row["backend"]): row for row in rows}
+    backends = [name for name in ("engine", "torch") if any(row["backend"] == name for row in rows)]
+    cells = []
+    for size in sorted({row["shape"][-1] for row in rows}):
+        line = [f"{size}×{size}"]
+        for backend in backends:
+            row, peer = by_way.get((size, backend)), by_way.get((size, "torch"))
+            faster = ""
+            if row and peer and row is not peer and row["date"] == peer["date"]:
+                faster = f" ({peer['median_ms'] / row['median_ms']:.1f}×)"
+            line += [duration(row["median_ms"]) + faster, f"{row['peak_mib']:.0f} MiB"] if row else ["", ""]
+        cells.append(tuple(line))
+    titles = {"engine": "engine", "torch": "PyTorch"}
+    head = ("gray image", *(cell for name in backends for cell in (titles[name], "peak memory of the process")))
     return Table("denoise", "Denoising by image size", head, cells, "python -m benchmarks.bench_denoise")
 
 
