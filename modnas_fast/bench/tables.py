@@ -279,9 +279,9 @@ def _share(value: float | None) -> str:
 
 def duration(ms: float) -> str:
     """To three digits, in the unit that reads best."""
-    if ms < 1:
+    if ms < 0.9995:
         return f"{1e3 * ms:.3g} µs"
-    return f"{ms:.3g} ms" if ms < 1000 else f"{ms / 1e3:.3g} s"
+    return f"{ms:.3g} ms" if ms < 999.5 else f"{ms / 1e3:.3g} s"
 
 
 def published_psnr() -> Iterator[tuple[str, float]]:
