@@ -8,6 +8,7 @@
 namespace modnas_fast::cuda {
 
 constexpr size_t kSharedWithoutAsking = 48 << 10;  // bytes that any kernel may have
+constexpr int kReservedShared = 1 << 10;           // bytes that compilers may count as a kernel's own, as for sm_90
 constexpr int kMostBlocks = 65535;                 // of a grid, along y and along z
 
 // Kernels that take more shared memory than any may have: `most_shared_bytes` is the same whatever a launch takes, or
@@ -53,6 +54,7 @@ inline cudaError_t current_limits(Limits& limits) {
   if (error == cudaSuccess) {
     error = cudaDeviceGetAttribute(&limits.processor_shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   }
+  if (error == cudaSuccess) limits.shared_bytes -= kReservedShared;
   return error;
 }
 
