@@ -167,14 +167,14 @@ void Network::run_layer(const PreparedLayer& layer, bool in_place, const Plan& p
     return reinterpret_cast<float*>(scratch_.data() + thread * scratch_stride_);
   };
 
-  // Task 0 zeroes the output's halo; the others compute.
+  // The last task zeroes the output's halo; the others compute.
   const auto in_rows = [&](int64_t rows, int64_t passes, const auto& compute) {
     const int64_t chunk = std::max<int64_t>(1, rows * passes / (threads_.size() * kTasksAThread));
     const int64_t chunks = (rows + chunk - 1) / chunk;
-    threads_.run(1 + passes * chunks, [&](int64_t task, int thread) {
-      if (task == 0) return zero_halo(place, memory(facts.output));
-      const int64_t begin = (task - 1) % chunks * chunk;
-      compute((task - 1) / chunks, begin, std::min(begin + chunk, rows), thread);
+    threads_.run(passes * chunks + 1, [&](int64_t task, int thread) {
+      if (task == passes * chunks) return zero_halo(place, memory(facts.output));
+      const int64_t begin = task / passes * chunk;
+      compute(task % passes, begin, std::min(begin + chunk, rows), thread);
     });
   };
 

@@ -20,7 +20,7 @@ bool spin_until(const Condition& condition) {
 
 }  // namespace
 
-Threads::Threads(int size) {
+Threads::Threads(int size) : shares_(static_cast<size_t>(size)) {
   for (int thread = 1; thread < size; ++thread) workers_.emplace_back([this, thread] { work(thread); });
 }
 
@@ -31,9 +31,12 @@ Threads::~Threads() {
 }
 
 void Threads::run(int64_t count, const std::function<void(int64_t, int)>& task) {
-  count_ = count;
   task_ = &task;
-  next_ = 0;
+  const int64_t threads = size();
+  for (int64_t thread = 0; thread < threads; ++thread) {
+    shares_[thread].next = count * thread / threads;
+    shares_[thread].end = count * (thread + 1) / threads;
+  }
   if (workers_.empty() || count < 2) {
     take_tasks(0);
     return;
@@ -46,7 +49,11 @@ void Threads::run(int64_t count, const std::function<void(int64_t, int)>& task) 
 }
 
 void Threads::take_tasks(int thread) {
-  for (int64_t index = next_++; index < count_; index = next_++) (*task_)(index, thread);
+  const size_t threads = shares_.size();
+  for (size_t turn = 0; turn < threads; ++turn) {
+    Share& share = shares_[(thread + turn) % threads];
+    for (int64_t index = share.next++; index < share.end; index = share.next++) (*task_)(index, thread);
+  }
 }
 
 void Threads::work(int thread) {

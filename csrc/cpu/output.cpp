@@ -5,20 +5,16 @@ namespace modnas_fast {
 namespace MODNAS_FAST_ISA {
 namespace {
 
-// Four channels side by side wherever a vector is longer: 8 channels are a multiple of that everywhere.
-typedef float Four __attribute__((vector_size(16)));
-typedef uint32_t FourBits __attribute__((vector_size(16)));
-typedef uint16_t FourHalves __attribute__((vector_size(8)));
+// Eight channels side by side in every variant: their number is a multiple of that.
+typedef float Eight __attribute__((vector_size(32)));
+typedef uint32_t EightBits __attribute__((vector_size(32)));
+typedef uint16_t EightHalves __attribute__((vector_size(16)));
 
-MODNAS_FAST_INLINE Four load_four(const float* from) {
-  Four value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
-MODNAS_FAST_INLINE Four load_four(const Bfloat16* from) {
-  FourHalves bits;
+MODNAS_FAST_INLINE void load_eight(const float* from, Eight& value) { std::memcpy(&value, from, sizeof value); }
+MODNAS_FAST_INLINE void load_eight(const Bfloat16* from, Eight& value) {
+  EightHalves bits;
   std::memcpy(&bits, from, sizeof bits);
-  return reinterpret_cast<Four>(__builtin_convertvector(bits, FourBits) << 16);
+  value = reinterpret_cast<Eight>(__builtin_convertvector(bits, EightBits) << 16);
 }
 
 template <typename Element>
@@ -32,12 +28,15 @@ void output_elements(const OutputArguments& arguments, const Window& window) {
       const float* noisy = arguments.noisy + y * out.row_stride + x * out.pixel_stride;
       for (int64_t image = 0; image < arguments.image_channels; ++image) {
         const float* weights = arguments.weights + image * source.channels;
-        Four sums = {};
-        for (int64_t c = 0; c < source.channels; c += 4) {
-          const Four value = load_four(h + c);
-          sums += (value < 0 ? Four{} : value) * load_four(weights + c);
+        Eight sums = {};
+        for (int64_t c = 0; c < source.channels; c += 8) {
+          Eight value, weight;
+          load_eight(h + c, value);
+          load_eight(weights + c, weight);
+          sums += (value < 0 ? Eight{} : value) * weight;
         }
-        const float v = arguments.bias[image] + ((sums[0] + sums[1]) + (sums[2] + sums[3]));
+        const float v = arguments.bias[image] + (((sums[0] + sums[4]) + (sums[1] + sums[5])) +
+                                                 ((sums[2] + sums[6]) + (sums[3] + sums[7])));
         pixel[image] = v + arguments.delta * (noisy[image] - v);
       }
       for (int64_t channel = arguments.image_channels; channel < out.channels; ++channel) pixel[channel] = 0;

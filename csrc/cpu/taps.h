@@ -8,8 +8,11 @@ namespace modnas_fast {
 namespace MODNAS_FAST_ISA {
 namespace {
 
+// What is written: values, or, for who adds to them, the sums before bias, ReLU and the adding of pairs: whole vectors.
+enum Result { kValues, kSums };
+
 // `kRows` pixels of an output row × one column tile.
-template <int kRows, typename TileShape>
+template <int kRows, typename TileShape, Result kResult>
 MODNAS_FAST_INLINE void taps_tile(const TapsArguments& arguments, int64_t row, int64_t column, const Tile& tile,
                                   const float* weights, const float* bias) {
   constexpr int full = TileShape::full, vectors = TileShape::vectors;
@@ -18,7 +21,7 @@ MODNAS_FAST_INLINE void taps_tile(const TapsArguments& arguments, int64_t row, i
 #pragma GCC unroll 12
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 3
-    for (int v = 0; v < vectors; ++v) sums[r][v] = load(bias + v * kLanes);
+    for (int v = 0; v < vectors; ++v) sums[r][v] = kResult == kSums ? Vector{} : load(bias + v * kLanes);
   }
   for (int64_t t = 0; t < arguments.num_taps; ++t) {
     const Source& tap = arguments.taps[t];
@@ -30,6 +33,11 @@ MODNAS_FAST_INLINE void taps_tile(const TapsArguments& arguments, int64_t row, i
   float* to = pixel_of<float>(out, row, column) + tile.column;
 #pragma GCC unroll 12
   for (int r = 0; r < kRows; ++r, to += out.pixel_stride) {
+    if (kResult == kSums) {
+#pragma GCC unroll 3
+      for (int v = 0; v < vectors; ++v) store(to + v * kLanes, sums[r][v]);
+      continue;
+    }
 #pragma GCC unroll 3
     for (int v = 0; v < full; ++v) store(to + v * kLanes, out.relu ? relu(sums[r][v]) : sums[r][v]);
     if (paired) {
@@ -40,7 +48,8 @@ MODNAS_FAST_INLINE void taps_tile(const TapsArguments& arguments, int64_t row, i
 }
 
 // Of float32 alone; taps are read as they are: `relu` is for the caller to have done.
-inline void taps_window(const TapsArguments& arguments, const Window& window) {
+template <Result kResult = kValues>
+void taps_window(const TapsArguments& arguments, const Window& window) {
   int64_t depth = 0;
   for (int64_t t = 0; t < arguments.num_taps; ++t) depth += arguments.taps[t].channels;
   const ColumnTiles tiles(arguments.out.channels, kLanes);
@@ -54,14 +63,14 @@ inline void taps_window(const TapsArguments& arguments, const Window& window) {
       for (int64_t y = window.row_begin; y < window.row_end; ++y) {
         if (width < rows) {
           for (int64_t x = window.column_begin; x < window.column_end; ++x) {
-            taps_tile<1, decltype(shape)>(arguments, y, x, tile, weights, bias);
+            taps_tile<1, decltype(shape), kResult>(arguments, y, x, tile, weights, bias);
           }
           continue;
         }
         for (int64_t x = window.column_begin; x < window.column_end; x += rows) {
           // The last tile of a row overlaps its neighbour and computes the same values again.
           const int64_t begin = x + rows <= window.column_end ? x : window.column_end - rows;
-          taps_tile<rows, decltype(shape)>(arguments, y, begin, tile, weights, bias);
+          taps_tile<rows, decltype(shape), kResult>(arguments, y, begin, tile, weights, bias);
         }
       }
     });

@@ -116,8 +116,8 @@ void multiply(const WinogradArguments& arguments, const Scratch& scratch, int64_
   }
 }
 
-// One tile, one vector of sums (`shared`: of 8 channels in pairs). Writes the pixels that lie in the image. `added` is
-// null where there is no shortcut.
+// One tile, one vector of sums (`shared`: of 8 channels in pairs). Writes the pixels that lie in the image. `added`, sums
+// of the same kind, is null where there is no shortcut.
 template <int kOutputs, typename Element>
 MODNAS_FAST_INLINE void transform_product(const float* from, int64_t plane, Vector bias, bool shared,
                                           const float* added, int64_t added_stride, const Target& out, int64_t y,
@@ -142,8 +142,8 @@ MODNAS_FAST_INLINE void transform_product(const float* from, int64_t plane, Vect
       if (x + j >= out.columns) break;
       Element* pixel = to + i * out.row_stride + j * out.pixel_stride;
       Vector value = values[j] + bias;
-      if (shared) value = pair_sums(value);
       if (added != nullptr) value += load(added + (i * kShared * kOutputs + j) * added_stride);
+      if (shared) value = pair_sums(value);
       if (out.relu) value = relu(value);
       if (shared) {
         store_eight(pixel, value);
@@ -154,7 +154,7 @@ MODNAS_FAST_INLINE void transform_product(const float* from, int64_t plane, Vect
   }
 }
 
-// The shortcut's values for `count` neighbouring tiles to the scratch.
+// The shortcut's sums for `count` neighbouring tiles to the scratch.
 template <int kOutputs>
 void add_shortcut(const TapsArguments& shortcut, const Scratch& scratch, int64_t y, int64_t x, int64_t count) {
   const Target& out = shortcut.out;
@@ -173,7 +173,7 @@ void add_shortcut(const TapsArguments& shortcut, const Scratch& scratch, int64_t
     row.taps = &source;
     row.out.data = scratch.shortcut + i * kShared * kOutputs * scratch.shortcut_stride;
     row.out.pixel_stride = scratch.shortcut_stride;
-    taps_window(row, {0, 1, 0, columns});
+    taps_window<kSums>(row, {0, 1, 0, columns});
   }
 }
 
@@ -183,6 +183,7 @@ void transform_products(const WinogradArguments& arguments, const Scratch& scrat
   const Target& out = arguments.out;
   const bool add = arguments.shortcut != nullptr;
   if (add) add_shortcut<kOutputs>(*arguments.shortcut, scratch, y, x, count);
+  const float* const biases = add ? arguments.shortcut->bias : arguments.bias;
   const int64_t vectors = ColumnTiles(out.channels, kLanes).vectors();
   with_element(out.storage, [&](auto element) {
     using Element = decltype(element);
@@ -192,7 +193,7 @@ void transform_products(const WinogradArguments& arguments, const Scratch& scrat
       const float* added = add ? scratch.shortcut + tile * kOutputs * scratch.shortcut_stride : nullptr;
       for (int64_t v = 0; v < vectors; ++v) {
         const bool shared = v >= out.channels / kLanes;
-        const Vector bias = add ? Vector{} : load(arguments.bias + v * kLanes);
+        const Vector bias = load(biases + v * kLanes);
         transform_product<kOutputs>(scratch.products + (first + tile) * scratch.product_stride + v * kLanes,
                                     scratch.product_plane, bias, shared, add ? added + v * kLanes : nullptr,
                                     scratch.shortcut_stride, out, top, left, pixel + v * kLanes);
