@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import TYPE_CHECKING
 
 from modnas_fast.cli.model_arguments import add_model_arguments, tile_size
@@ -66,6 +67,20 @@ def run(arguments: argparse.Namespace) -> int:
         f"into {arguments.output}{estimated if levels else ''}"
     )
     return 1 if failures.count else 0
+
+
+class _Stopped(Exception):
+    """Ends the computing of an image that nobody waits for any more."""
+
+
+@contextmanager
+def _set_by_interrupt(stopping: Event) -> Iterator[None]:
+    """So that pools, which end what they have begun, need not take the minutes that a large image has left."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stopping.set()
+        raise
 
 
 class _Failures:
@@ -145,6 +160,7 @@ def _denoise_files(
     from modnas_fast.engine.tiling import portion
     from modnas_fast.images.files import check_writable, read_image, write_image
 
+    stopping = Event()
     idle: SimpleQueue[Denoiser] = SimpleQueue()
     for denoiser in denoisers:
         idle.put(denoiser)
@@ -152,10 +168,15 @@ def _denoise_files(
     saving: list[Future[None]] = []
     split_noted = False
 
+    def update(share: float, text: str) -> None:
+        if stopping.is_set():
+            raise _Stopped
+        progress.update(share, text)
+
     def denoise(frames: Sequence[Frame], name: str, index: int) -> tuple[Frame, ...]:
         denoiser = idle.get()
         try:
-            on_file = portion(partial(progress.update, text=name), index, len(jobs))
+            on_file = portion(partial(update, text=name), index, len(jobs))
             return tuple(
                 denoiser.denoise_frame(frame, portion(on_file, page, len(frames))) for page, frame in enumerate(frames)
             )
@@ -171,7 +192,13 @@ def _denoise_files(
             with failures.noted():
                 saving.pop(0).result()
 
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(len(denoisers)) as worker, ThreadPoolExecutor(1) as writer:
+    workers = len(denoisers)
+    with (
+        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(workers) as worker,
+        ThreadPoolExecutor(1) as writer,
+        _set_by_interrupt(stopping),
+    ):
         readings = _ahead(reader, read_image, [source for source, _ in jobs])
         for index, ((source, target), reading) in enumerate(zip(jobs, readings, strict=True)):
             with failures.noted():
@@ -182,7 +209,7 @@ def _denoise_files(
                     progress.say(f"note: {name} is for gray images; it runs red, green and blue one by one")
                     split_noted = True
                 running.append((target, image, worker.submit(denoise, image.frames, source.name, index)))
-            while len(running) >= len(denoisers):
+            while len(running) >= workers:
                 save_first(writer)
         while running:
             save_first(writer)
