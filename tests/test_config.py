@@ -95,6 +95,7 @@ def test_load_config_and_overrides(tmp_path):
     changed = load_config(TrainConfig, path, ["lr=1e-3", "levels=50", "data=[c]", "steps=0", "minutes=1.5", "init=a=b"])
     assert (changed.lr, changed.levels, changed.data) == (1e-3, (50.0,), ("c",))
     assert (changed.steps, changed.minutes, changed.init) == (0, 1.5, "a=b")
+    assert load_config(TrainConfig, path, ["validation=a", "validation="]).validation == ""
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_load_config_and_overrides(tmp_path):
             ["epochs=3"],
             "unknown key 'epochs'; did you mean 'steps'|unknown key 'epochs'",
         ),
-        ("output: a\ndata: b\nsteps: 1", ["lr="], "lr is None; it must be a number"),
+        ("output: a\ndata: b\nsteps: 1", ["lr="], "lr is ''; it must be a number"),
     ],
 )
 def test_bad_files(tmp_path, text, overrides, says):

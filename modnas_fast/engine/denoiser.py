@@ -80,7 +80,8 @@ class Denoiser:
             self.net: DerivedNet = net
             self.backend: str = self._at_level(self._usable(0.0)).backend
             return
-        self.net = plain_net(net, sigma, self.name).eval()
+        # What else a network is asked for, its caller decides: scoring one at another level makes sense.
+        self.net = (plain_net(net, sigma, self.name) if isinstance(net, ConditionedNet) else net).eval()
         self._engine: Engine | None = None
         self._exact: DerivedNet | None = None  # in float32, where PyTorch runs in float16
         if isinstance(model, DerivedNet):

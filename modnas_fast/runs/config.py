@@ -40,7 +40,7 @@ def config_from_mapping(kind: type[Config], entries: Mapping[str, Any]) -> Confi
 
 
 def load_config(kind: type[Config], path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a YAML file and apply `key=value` overrides, whose values are YAML as well.
+    """Read a YAML file and apply `key=value` overrides, whose values are YAML as well; `key=` is the empty text.
 
     Raises:
         ConfigError: unreadable file, broken YAML, or anything `config_from_mapping` refuses.
@@ -57,7 +57,7 @@ def load_config(kind: type[Config], path: str | Path, overrides: Iterable[str] =
             key, equals, value = override.partition("=")
             if not equals:
                 raise ConfigError(f"override {override!r} must read key=value")
-            entries[key] = yaml.safe_load(value)
+            entries[key] = yaml.safe_load(value) if value.strip() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
     except yaml.YAMLError as error:
