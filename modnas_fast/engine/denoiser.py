@@ -320,7 +320,9 @@ def _denoise_array(denoiser: Denoiser, image: Array) -> Array:
         plain = np.float32 if native.kind == "f" else native
         return _denoise_array(denoiser, image.astype(plain)).astype(image.dtype)
     if image.ndim not in (2, 3) or (image.ndim == 3 and not 1 <= image.shape[2] <= 4):
-        raise ModnasError(f"the array is {list(image.shape)}; give [H, W] or [H, W, C] with C from 1 to 4, channels last")
+        raise ModnasError(
+            f"the array is {list(image.shape)}; give [H, W] or [H, W, C] with C from 1 to 4, channels last"
+        )
     frame = Frame.from_samples(image)
     _note_channels(denoiser, frame.colour.shape[2])
     return denoiser.denoise_frame(frame).samples.reshape(image.shape)
