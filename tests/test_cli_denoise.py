@@ -107,6 +107,7 @@ def test_impossible_outputs_are_refused_before_any_work(
     for arguments, message in (
         ([str(tmp_path / "a.png"), str(tmp_path / "b.png"), "-o", str(tmp_path / "one.png")], "give a folder"),
         ([str(tmp_path / "a.png"), "-o", str(tmp_path)], "is an input"),
+        ([str(tmp_path / "a.png"), "-o", str(tmp_path / "o.gif")], "cannot be written as .gif; choose from .png"),
         ([str(tmp_path / "a.png"), str(tmp_path / "a.bmp"), "-o", str(tmp_path / "o"), "--ext", "tif"], "both become"),
         ([str(tmp_path / "none.png"), "-o", str(tmp_path / "o")], "does not exist"),
         ([str(tmp_path / "a.png"), "-o", str(tmp_path / "o"), "--sigma", "50"], "not for σ = 50"),

@@ -103,12 +103,17 @@ def _plan(found: Sequence[tuple[Path, Path]], arguments: argparse.Namespace) -> 
     """(input, output) pairs.
 
     Raises:
-        ModnasError: two inputs with one output, or an output that is an input.
+        ModnasError: two inputs with one output, an output that is an input, or one named like an image of another kind.
     """
+    from PIL import Image
+
     from modnas_fast.images.files import WRITABLE_SUFFIXES
 
     output = Path(arguments.output)
-    names_a_file = output.suffix.lower() in WRITABLE_SUFFIXES and not output.is_dir()
+    suffix = output.suffix.lower()
+    if suffix in Image.registered_extensions().keys() - set(WRITABLE_SUFFIXES) and not output.is_dir():
+        raise ModnasError(f"{output} cannot be written as {suffix}; choose from {', '.join(WRITABLE_SUFFIXES)}")
+    names_a_file = suffix in WRITABLE_SUFFIXES and not output.is_dir()
     if names_a_file and len(found) > 1:
         raise ModnasError(f"{output} names one file, but there are {len(found)} inputs; give a folder")
     if names_a_file:
