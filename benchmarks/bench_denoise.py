@@ -1,36 +1,56 @@
 """Denoising through the public API: seam error, time and peak memory by image size, and what importing costs.
 
 python -m benchmarks.bench_denoise [--largest 4096]
+
+The shipped model by name, which is the compiled engine where it is built, and as a network, which is PyTorch: in turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import subprocess
 import sys
 
 import torch
 
 from benchmarks.harness import Row, append_rows, interleave, peak_memory
-from modnas_fast import Denoiser
+from modnas_fast import Denoiser, DerivedNet, load
+from modnas_fast.engine.denoiser import DEFAULT_MODEL
 
-_DENOISE = "import torch\nfrom modnas_fast import Denoiser\nDenoiser(tile={tile!r})(torch.rand(1, 1, {size}, {size}))"
+MODELS = {"engine": f"{DEFAULT_MODEL!r}", "torch": f"load({DEFAULT_MODEL!r})"}
+_DENOISE = "import torch\nfrom modnas_fast import Denoiser, load\nDenoiser({model})(torch.rand(1, 1, {size}, {size}))"
 _IMPORT = "import time, torch; s = time.perf_counter(); {statement}; print(time.perf_counter() - s)"
 
 
-def seam_error(size: int) -> float:
-    """max |tiled − whole| of the shipped model on noise in [0, 1] of size × size pixels."""
+def denoisers() -> dict[str, Denoiser]:
+    """By the backend's name in `MODELS`; without the engine where it is not built."""
+    ways: dict[str, str | DerivedNet] = {"engine": DEFAULT_MODEL, "torch": load(DEFAULT_MODEL)}
+    found = {name: Denoiser(model, "cpu") for name, model in ways.items()}
+    return {name: denoiser for name, denoiser in found.items() if ("PyTorch" in denoiser.backend) == (name == "torch")}
+
+
+def seam_error(size: int) -> dict[str, float]:
+    """max |tiled − whole| on noise in [0, 1] of size × size pixels, by backend."""
     y = torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(0))
-    return float((Denoiser(tile=256)(y) - Denoiser(tile=0)(y)).abs().max())
+    errors = {}
+    for name, denoiser in denoisers().items():
+        whole = denoiser(y)
+        denoiser.tile = 256
+        errors[name] = float((denoiser(y) - whole).abs().max())
+    return errors
 
 
-def measure_size(size: int, repeats: int) -> Row:
-    """Time and peak memory of one image with the automatic choice of tiles."""
-    denoiser, y = Denoiser(), torch.rand(1, 1, size, size)
-    timing = interleave({"denoise": lambda: denoiser(y)}, repeats, warmup=int(repeats > 1))["denoise"]
-    memory = peak_memory(_DENOISE.format(tile="auto", size=size))
-    print(f"{size:5}²  {timing.median:8.2f} s  {memory:7.0f} MiB")
-    return {"shape": [1, 1, size, size], **timing.as_row(), "peak_mib": memory}
+def measure_size(size: int, repeats: int) -> list[Row]:
+    """Time and peak memory of one image with the automatic choice of tiles, by backend."""
+    y = torch.rand(1, 1, size, size)
+    calls = {name: functools.partial(denoiser, y) for name, denoiser in denoisers().items()}
+    rows = []
+    for name, timing in interleave(calls, repeats, warmup=int(repeats > 1)).items():
+        memory = peak_memory(_DENOISE.format(model=MODELS[name], size=size))
+        print(f"{size:5}²  {name:6} {timing.median:8.2f} s  {memory:7.0f} MiB", flush=True)
+        rows.append({"backend": name, "shape": [1, 1, size, size], **timing.as_row(), "peak_mib": memory})
+    return rows
 
 
 def import_seconds(statement: str, repeats: int = 5) -> float:
@@ -47,13 +67,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--largest", type=int, default=4096, help="side of the largest image")
     largest = parser.parse_args().largest
-    error = seam_error(1024)
-    print(f"max |tiled − whole| at 1024²: {error:.2e}")
-    if error > 1e-5:
+    errors = seam_error(1024)
+    print("max |tiled − whole| at 1024²:", ", ".join(f"{name} {error:.2e}" for name, error in errors.items()))
+    if not max(errors.values()) <= 1e-5:
         sys.exit("tiles have seams: nothing was measured")
-    common = {"op": "denoise", "backend": "torch", "dtype": "float32", "device": "cpu", "error": error}
+    common = {"op": "denoise", "dtype": "float32", "device": "cpu"}
     sizes = [size for size in (256, 512, 1024, 2048, 4096) if size <= largest]
-    rows = [{**common, **measure_size(size, 5 if size <= 1024 else 1)} for size in sizes]
+    measured = [row for size in sizes for row in measure_size(size, 5 if size <= 1024 else 1)]
+    rows = [{**common, "error": errors[row["backend"]], **row} for row in measured]
     for statement in ("import modnas_fast", "import modnas_fast; modnas_fast.denoise"):
         seconds = import_seconds(statement)
         print(f"{statement}: {1e3 * seconds:.0f} ms over torch's own")

@@ -13,6 +13,7 @@ import pytest
 from benchmarks.harness import RESULTS
 from modnas_fast.bench.report import load_results, readme_tables, render_html, render_markdown, renewed
 from modnas_fast.bench.rows import Row
+from modnas_fast.bench.tables import own_tables
 from modnas_fast.cli import main
 from modnas_fast.errors import ModnasError
 
@@ -110,3 +111,18 @@ def test_verbs_of_a_checkout(
     assert "benchmarks/bench_train.py, which only a checkout" in capfd.readouterr().err
     assert main(["bench", "report"]) == 2
     assert "no results of its own" in capfd.readouterr().err
+
+
+def test_the_engine_beside_pytorch_by_size_only_within_one_run() -> None:
+    def row(backend: str, size: int, ms: float, date: str) -> Row:
+        shape = [1, 1, size, size]
+        return {"op": "denoise", "backend": backend, "shape": shape, "median_ms": ms, "peak_mib": 300.2, "date": date}
+
+    rows = [row("torch", 512, 990, "old"), row("torch", 256, 188, "old"), row("engine", 256, 40, "new")]
+    (table,) = own_tables([*rows, row("torch", 256, 160, "new")])
+    assert table.head == ("gray image", "engine", "peak memory of the process", "PyTorch", "peak memory of the process")
+    assert table.rows == [
+        ("256×256", "40 ms (4.0×)", "300 MiB", "160 ms", "300 MiB"),
+        ("512×512", "", "", "990 ms", "300 MiB"),
+    ]
+    assert own_tables(rows)[0].rows[0][1] == "40 ms"  # another run's PyTorch gives no ratio

@@ -248,6 +248,7 @@ def test_longer_budget_goes_on(settings, tmp_path):
         ({"lr": 2e-2}, "started with another lr; restore the value or choose another output"),
         ({"batch": 4, "seed": 1}, "started with another batch, seed;"),
         ({"levels": [25, 50]}, "another levels"),
+        ({"loss": "l1"}, "another loss"),
         ({"precision": "bf16"}, "another precision"),
         ({"genotype": "modnas-b"}, "another genotype"),
         ({"stages": 2}, "another stages"),

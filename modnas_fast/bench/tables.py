@@ -11,6 +11,7 @@ from modnas_fast.bench.paper import COUNTS, TIME
 from modnas_fast.bench.rows import Row
 from modnas_fast.bench.verdicts import Line, milliseconds_per_megapixel, projected_seconds, time_ratio, verdict_lines
 
+RECIPE = "training recipe"  # these rows' op
 _JUDGED = ("table", "network", "what", "paper", "here", "verdict", "note")
 
 
@@ -44,7 +45,7 @@ def own_tables(rows: Sequence[Row]) -> list[Table]:
     latest = latest_rows(rows)
     sizes = [row for row in latest if row["op"] == "denoise" and "mode" not in row]
     steps = [row for row in latest if row["op"] == "supernet W-step"]
-    tables = [_denoise(sizes), _engine(rows), _supernet(steps)]
+    tables = [_denoise(sizes), _engine(rows), _supernet(steps), recipe_table(rows)]
     others = [row for row in latest if row not in sizes and row not in steps]
     tables += [_any(op, [row for row in others if row["op"] == op]) for op in dict.fromkeys(x["op"] for x in others)]
     return [table for table in tables if table.rows]
@@ -71,15 +72,21 @@ def latest_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def _denoise(rows: Sequence[Row]) -> Table:
-    cells = [
-        (
-            f"{row['shape'][-1]}×{row['shape'][-2]}{', tiled' if row['shape'][-1] > 1024 else ''}",
-            duration(row["median_ms"]),
-            f"{row['peak_mib']:.0f} MiB",
-        )
-        for row in rows
-    ]
-    head = ("gray image", "time", "peak memory of the process")
+    """By size and backend; the engine's row and PyTorch's are of one run, which gives their ratio."""
+    by_way = {(row["shape"][-1], row["backend"]): row for row in rows}
+    backends = [name for name in ("engine", "torch") if any(row["backend"] == name for row in rows)]
+    cells = []
+    for size in sorted({row["shape"][-1] for row in rows}):
+        line = [f"{size}×{size}"]
+        for backend in backends:
+            row, peer = by_way.get((size, backend)), by_way.get((size, "torch"))
+            faster = ""
+            if row and peer and row is not peer and row["date"] == peer["date"]:
+                faster = f" ({peer['median_ms'] / row['median_ms']:.1f}×)"
+            line += [duration(row["median_ms"]) + faster, f"{row['peak_mib']:.0f} MiB"] if row else ["", ""]
+        cells.append(tuple(line))
+    titles = {"engine": "engine", "torch": "PyTorch"}
+    head = ("gray image", *(cell for name in backends for cell in (titles[name], "peak memory of the process")))
     return Table("denoise", "Denoising by image size", head, cells, "python -m benchmarks.bench_denoise")
 
 
@@ -127,6 +134,33 @@ def _supernet(rows: Sequence[Row]) -> Table:
         cells.append(tuple(line))
     head = ("backend", *(cell for dtype in dtypes for cell in (dtype, "peak memory")))
     return Table("supernet", "One W-step of the supernet", head, cells, "modnas-fast bench supernet")
+
+
+def recipe_table(rows: Sequence[Row]) -> Table:
+    """Every lever's last run, with its gain over the mean of the base's seeds."""
+    latest = {row["backend"]: row for row in rows if row["op"] == RECIPE}
+    bases = [row["psnr"] for name, row in latest.items() if name.startswith("base")]
+    cells = [
+        (
+            name,
+            row["mode"],
+            f"{row['psnr']:.3f} dB",
+            f"{row['psnr'] - sum(bases) / len(bases):+.3f} dB" if bases else "",
+            f"{row['ssim']:.4f}",
+            f"{row['minutes']:.1f}",
+        )
+        for name, row in latest.items()
+    ]
+    head = ("lever", "budget", f"PSNR on {'/'.join(sorted({row['validation'] for row in latest.values()}))}")
+    note = f"The base's seeds span {max(bases) - min(bases):.3f} dB: a gain within that is none." if bases else ""
+    return Table(
+        "recipe",
+        "Levers of the training recipe",
+        (*head, "over the base", "SSIM", "minutes"),
+        cells,
+        "modnas-fast bench recipe",
+        note,
+    )
 
 
 def _any(op: str, rows: Sequence[Row]) -> Table:
@@ -245,9 +279,9 @@ def _share(value: float | None) -> str:
 
 def duration(ms: float) -> str:
     """To three digits, in the unit that reads best."""
-    if ms < 1:
+    if ms < 0.9995:
         return f"{1e3 * ms:.3g} µs"
-    return f"{ms:.3g} ms" if ms < 1000 else f"{ms / 1e3:.3g} s"
+    return f"{ms:.3g} ms" if ms < 999.5 else f"{ms / 1e3:.3g} s"
 
 
 def published_psnr() -> Iterator[tuple[str, float]]:

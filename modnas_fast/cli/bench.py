@@ -20,6 +20,7 @@ _OF_CHECKOUT = {
     "supernet": ("bench_supernet", "a search step, by backend and precision"),
     "engine": ("bench_engine", "the compiled engine against PyTorch and other runtimes"),
     "train": ("bench_train", "training steps, by precision"),
+    "recipe": ("bench_recipe", "what each lever of the training recipe is worth, in dB"),
     "gate": ("gate", "the ratios that must hold, in about a minute; fails where one does not"),
 }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from modnas_fast.images.degradations import Degradation
 from modnas_fast.runs.config import ConfigError, require
+from modnas_fast.training.losses import LOSSES
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class TrainConfig:
         conditioned: the network is told σ (`ConditionedNet`); `levels` are the ends of what is drawn.
         patch, batch: side in pixels (a multiple of 8) and patches a step, over all processes.
         steps, minutes: the budget, exactly one of the two: optimiser steps, or minutes of training time.
+        loss: "mse" (the paper's), "l1" or "charbonnier".
         lr, lr_final: cosine schedule from lr to lr_final over the budget.
         clip: largest gradient norm.
         ema: decay of the exponential moving average of the weights, which is what is validated and saved.
@@ -49,6 +51,7 @@ class TrainConfig:
     batch: int = 32
     steps: int = 0
     minutes: float = 0.0
+    loss: str = "mse"
     lr: float = 1e-3
     lr_final: float = 1e-5
     clip: float = 1.0
@@ -72,6 +75,7 @@ class TrainConfig:
         require(self, len(self.pair_names) == 2, "pair_names", "give the clean files' part and the noisy ones'")
         if self.validation_levels:
             Degradation(self.degradation, self.validation_levels)
+        require(self, self.loss in LOSSES, "loss", f"choose {', '.join(LOSSES)}")
         require(self, self.precision in ("bf16", "fp32"), "precision", "choose bf16 or fp32")
         require(self, self.device in ("auto", "cpu", "cuda"), "device", "choose auto, cpu or cuda")
         require(self, 0 < self.lr_final <= self.lr, "lr_final", "it must be positive and at most lr")

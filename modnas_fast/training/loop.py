@@ -1,4 +1,4 @@
-"""The training loop: Adam on the MSE of random patches, cosine schedule, weight averaging, exact resume."""
+"""The training loop: Adam on random patches, cosine schedule, weight averaging, exact resume."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from modnas_fast.runs.processes import Interrupted, Processes, processes, stop_s
 from modnas_fast.runs.schedule import RunningMean, cosine, decibel
 from modnas_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from modnas_fast.training.config import TrainConfig
+from modnas_fast.training.losses import LOSSES
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
@@ -140,7 +141,7 @@ class _Run:
             log.close()
 
     def _step(self, share: float) -> Tensor:
-        """One Adam step on this process's share of the batch; the loss, detached."""
+        """One Adam step on this process's share of the batch; its MSE before, detached."""
         config, optimizer = self.config, self.state.optimizer
         for group in optimizer.param_groups:
             group["lr"] = self._rate(share)
@@ -149,7 +150,8 @@ class _Run:
         autocast = torch.autocast(device, torch.bfloat16) if config.precision == "bf16" else nullcontext()
         with autocast, fast_convolutions():
             restored = self.net(noisy, sigma) if config.conditioned else self.net(noisy)
-        loss = F.mse_loss(restored.float(), clean)
+        restored = restored.float()
+        loss = LOSSES[config.loss](restored, clean)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.processes.average_gradients(list(self.net.parameters()))
@@ -159,7 +161,7 @@ class _Run:
         decay = min(config.ema, (1 + self.state.step) / (10 + self.state.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.state.ema.values()), list(self.net.parameters()), 1 - decay)
-        return loss.detach()
+        return loss.detach() if config.loss == "mse" else F.mse_loss(restored.detach(), clean)
 
     def _budget_share(self) -> float:
         if self.config.steps:
