@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
@@ -71,6 +73,16 @@ def load_config(kind: type[Config], path: str | Path, overrides: Iterable[str] =
 def config_to_json(config: Any) -> str:
     """What `config_from_mapping` reads back, by `json.loads`."""
     return json.dumps(asdict(config), indent=2)
+
+
+def describe_keys(kind: type[Any]) -> str:
+    """What a configuration's docstring says of its keys, and their defaults."""
+    said = textwrap.dedent(inspect.cleandoc(kind.__doc__ or "").partition("Args:\n")[2])
+    defaults = (
+        f"{entry.name}=" + ("(needed)" if entry.default is MISSING else json.dumps(entry.default))
+        for entry in fields(kind)
+    )
+    return f"{said}\n\nDefaults:\n" + textwrap.fill(" ".join(defaults), 110, break_on_hyphens=False)
 
 
 def config_difference(one: Config, other: Config, ignore: frozenset[str]) -> list[str]:
