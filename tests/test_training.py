@@ -466,6 +466,18 @@ def test_interrupted_log_is_whole(settings, tmp_path, monkeypatch):
     assert list(scalars(folder, "train/psnr")) == [100, 200, 300]
 
 
+def test_a_full_disk_is_named_with_its_file(settings, tmp_path, capsys, monkeypatch):
+    path = written(tmp_path, settings, output=str(tmp_path / "run"))
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert main(["train", str(path), "steps=3"]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message == f"modnas-fast train: {tmp_path / 'run' / 'config.json'}: No space left on device"
+
+
 def test_command_line(settings, tmp_path, capsys):
     path = written(tmp_path, settings, output=str(tmp_path / "run"))
     assert main(["train", str(path), "steps=3"]) == 0
