@@ -63,8 +63,10 @@ def run_compiler(command):
 
 def gpus_here():
     """Compute capabilities of this machine's GPUs, 80 for 8.0."""
+    elsewhere = os.pathsep.join(("/usr/local/nvidia/bin", "/usr/lib/wsl/lib"))  # containers and WSL
+    tool = shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path=elsewhere) or "nvidia-smi"
     try:
-        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        query = [tool, "--query-gpu=compute_cap", "--format=csv,noheader"]
         lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
     except (OSError, subprocess.CalledProcessError):
         return []

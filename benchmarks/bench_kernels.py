@@ -15,8 +15,10 @@ import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+import torch._functorch.config
 from torch import Tensor
 
 from benchmarks.harness import Row, append_rows, interleave
@@ -102,25 +104,43 @@ class Inputs:
         self.dy = torch.randn_like(self.maps[0])
 
 
-def captured(rounds: Callable[[], None]) -> Callable[[], None]:
-    """One graph of it, after two eager rounds on a side stream."""
-    stream = torch.cuda.Stream()
+@dataclass(frozen=True)
+class Captured:
+    """The graph of a round; with the round, whose tensors it reads."""
+
+    graph: torch.cuda.CUDAGraph
+    a_round: Callable[[], None]
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
+def captured(prepare: Callable[[], Callable[[], None]], stream: torch.cuda.Stream) -> Captured:
+    """The round that `prepare` makes, captured after two eager ones.
+
+    All on the same stream: a backward pass runs on that of its forward pass, and a capture sees no other.
+    """
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
+        a_round = prepare()
         for _ in range(2):
-            rounds()
+            a_round()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        rounds()
-    return graph.replay
+    with torch.cuda.graph(graph, stream=stream):
+        a_round()
+    return Captured(graph, a_round)
 
 
 def rounds_of(case: Case, sets: Sequence[Inputs], backward: bool) -> dict[str, Callable[[], None]]:
     """A round over all sets, for each rival."""
+    torch._dynamo.reset()  # or past eight compilations of a function it would run eagerly
     op, reference = _OPS[case.op]
     rivals = {"triton": op, "eager": reference, "compiled": torch.compile(reference, dynamic=False)}
-    return {name: captured(_round(case, function, sets, backward)) for name, function in rivals.items()}
+    stream = torch.cuda.Stream()
+    return {
+        name: captured(partial(_round, case, function, sets, backward), stream) for name, function in rivals.items()
+    }
 
 
 def _round(case: Case, function: Op, sets: Sequence[Inputs], backward: bool) -> Callable[[], None]:
@@ -171,9 +191,9 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     if not torch.cuda.is_available():
         sys.exit("kernels are timed on a GPU, and torch sees none")
+    torch._functorch.config.donated_buffer = False  # a compiled backward pass runs again and again
     peak = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}, copies at {peak:.0f} GB/s")
-    rows: list[Row] = []
     for shape, case in itertools.product(SHAPES, CASES):
         torch.manual_seed(0)
         first = Inputs(case, shape)
@@ -187,23 +207,22 @@ def main() -> None:
             for rival, whole in timings.items():
                 timing = whole / len(sets)
                 rate, ratio = least / timing.median / 1e9, timings["eager"].median / whole.median
-                rows.append(
-                    {
-                        "op": str(case),
-                        "backend": rival,
-                        "mode": mode,
-                        "dtype": "bfloat16",
-                        "shape": list(shape),
-                        **timing.as_row(),
-                        "gb_per_s": rate,
-                        "copy_gb_per_s": peak,
-                        "error": error,
-                        "device": torch.cuda.get_device_name(),
-                    }
-                )
+                row: Row = {
+                    "op": str(case),
+                    "backend": rival,
+                    "mode": mode,
+                    "dtype": "bfloat16",
+                    "shape": list(shape),
+                    **timing.as_row(),
+                    "gb_per_s": rate,
+                    "copy_gb_per_s": peak,
+                    "error": error,
+                    "device": torch.cuda.get_device_name(),
+                }
+                path = append_rows([row])
                 figures = f"{1e6 * timing.median:8.1f} us {rate:6.0f} GB/s {rate / peak:4.0%} of copy"
-                print(f"{case!s:22} {mode:8} {shape!s:18} {rival:8} {figures} {ratio:5.2f}x eager")
-    print(append_rows(rows))
+                print(f"{case!s:22} {mode:8} {shape!s:18} {rival:8} {figures} {ratio:5.2f}x eager", flush=True)
+    print(path)
 
 
 if __name__ == "__main__":

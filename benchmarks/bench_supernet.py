@@ -1,14 +1,16 @@
 """One W-step of the supernet, forward, MSE, backward and Adam, by backend and precision.
 
-python -m benchmarks.bench_supernet [--device cpu|cuda] [--repeats 5]
+python -m benchmarks.bench_supernet [--device cpu|cuda] [--repeats 5] [--rivals folded fused]
 
 T = 2, C = 48, 12 patches of 64² gray, channels_last. Backends are compared in every gradient first, then timed in turn
 in one process. Memory, on a CPU, is the peak of a fresh process that takes two steps less that of one that only builds
-the network and its optimiser; on a GPU what two steps allocate at most above the built network.
+the network and its optimiser; on a GPU what two steps allocate at most above the built network, or, captured, those
+that a search begins with. float32 is without TF32.
 
 "compiled" is the reference with every normal layer compiled by torch.compile: 24 graphs, some ten minutes on two cores
 before anything is timed. Compiling the network as a whole takes longer than its users would wait. Its memory is not
 measured, since the compiler's own would count. On a GPU "+ graph" is the step as the search runs it there, captured.
+The reference is always among the rivals.
 """
 
 from __future__ import annotations
@@ -16,21 +18,23 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from unittest import mock
 
 import torch
 
 from benchmarks.harness import Row, append_rows, interleave, peak_memory
+from modnas_fast.bench.machine import without_tf32
 from modnas_fast.errors import ModnasError
 from modnas_fast.ops import explain_backend, select_backend
 from modnas_fast.runs.processes import Processes
 from modnas_fast.search import SuperNet, backends
-from modnas_fast.search.steps import GraphedStep, Step, build_adam
+from modnas_fast.search.steps import EAGER_STEPS, GraphedStep, Step, build_adam
 
 STAGES, CHANNELS, SHAPE, THREADS = 2, 48, (12, 1, 64, 64), 2
 DTYPES = ("float32", "bfloat16")
 COMPILED, GRAPH = "compiled", " + graph"
+RIVALS = ("folded", "fused", COMPILED)
 # Of a gradient's norm: ε·√8192 for most. Where a ReLU's mask flips by rounding, one errs by the root of its share.
 _TYPICAL, _LARGEST = 1e-5, 1e-3
 _STEPS = """from benchmarks.bench_supernet import prepare
@@ -89,32 +93,41 @@ def memory(variant: str, dtype: str, device: str) -> float | None:
     _, step = prepare(variant, dtype, device)
     torch.cuda.reset_peak_memory_stats()
     built = torch.cuda.memory_allocated()
-    for _ in range(2):
+    for _ in range(EAGER_STEPS + 2 if variant.endswith(GRAPH) else 2):
         step()
     return (torch.cuda.max_memory_allocated() - built) / 2**20
 
 
-def variants_on(device: str) -> list[str]:
-    """Those that run there; says why others do not."""
-    names = ["reference", "folded"]
-    try:
-        names.append(select_backend("fused", torch.device(device)))
-    except ModnasError:
-        print(explain_backend("fused", device))
-    graphs = [] if device == "cpu" else [name + GRAPH for name in names]
-    return [*names, COMPILED, *graphs]
+def variants_on(device: str, rivals: Sequence[str]) -> list[str]:
+    """The reference and those of the rivals that run there; says why others do not."""
+    names = ["reference"]
+    for name in rivals:
+        try:
+            names.append(name if name == COMPILED else select_backend(name, torch.device(device)))
+        except ModnasError:
+            print(explain_backend(name, device))
+    graphs = [] if device == "cpu" else [name + GRAPH for name in names if name != COMPILED]
+    return [*names, *graphs]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each")
-    arguments = parser.parse_args()
-    device, names = arguments.device, variants_on(arguments.device)
-    typical, error = gradient_errors([name for name in names if name != COMPILED and not name.endswith(GRAPH)], device)
-    print(f"gradients differ by {typical:.1e}, {error:.1e} at most")
-    if not (typical < _TYPICAL and error < _LARGEST):
-        sys.exit("the backends disagree: nothing was measured")
+    parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=list(RIVALS), help="beside the reference")
+    with without_tf32():
+        run(parser.parse_args())
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures and prints; adds the rows."""
+    device, names = arguments.device, variants_on(arguments.device, arguments.rivals)
+    compared, error = [name for name in names if name != COMPILED and not name.endswith(GRAPH)], None
+    if len(compared) > 1:
+        typical, error = gradient_errors(compared, device)
+        print(f"gradients differ by {typical:.1e}, {error:.1e} at most", flush=True)
+        if not (typical < _TYPICAL and error < _LARGEST):
+            sys.exit("the backends disagree: nothing was measured")
     variants = [(name, dtype) for dtype in DTYPES for name in names]
     peaks = {variant: memory(*variant, device) for variant in variants}
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None

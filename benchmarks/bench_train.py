@@ -3,7 +3,8 @@
 python -m benchmarks.bench_train [--device cpu|cuda] [--batch 16] [--patch 64] [--repeats 5]
 
 Each way's gradients are compared with those of float64 first. "contiguous" and "channels_last" are a plain loop;
-"fast_convolutions", in channels_last too, is what `modnas-fast train` runs. On a GPU the two are the same.
+"fast_convolutions", in channels_last too, is what `modnas-fast train` runs. On a GPU the two are the same. float32 is
+without TF32.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import append_rows, interleave
 from modnas_fast import DerivedNet, Genotype
+from modnas_fast.bench.machine import without_tf32
 from modnas_fast.ops import fast_convolutions
 
 FAST = "fast_convolutions"
@@ -76,7 +78,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="patches a step")
     parser.add_argument("--patch", type=int, default=64, help="side of a patch")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each")
-    arguments = parser.parse_args()
+    with without_tf32():
+        run(parser.parse_args())
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures and prints; adds the rows."""
     net, batch = build(arguments.device, arguments.batch, arguments.patch)
     small = batch[0][:2], batch[1][:2]
     exact = Step(net.double(), (small[0].double(), small[1].double()), "float64", "contiguous").gradients()

@@ -24,6 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.harness import kernel_line
+
 CSRC = Path(__file__).parent.parent / "csrc"
 CAPABILITIES = (75, 80, 86, 89, 90)
 ELEMENTS = {"Float16": 75, "Bfloat16": 80}  # the least capability that has tensor cores for it
@@ -133,7 +135,7 @@ def main() -> None:
     if NVCC is None or CUOBJDUMP is None:
         sys.exit("nvcc and cuobjdump are not on the path: install NVIDIA's CUDA toolkit")
     work = jobs(options.capabilities, options.kernels)
-    print(_row("kernel", "GPU", "variants", "registers", "stack", "shared", "HMMA max", "HMMA min"))
+    print(kernel_line("kernel", "GPU", "variants", "registers", "stack", "shared", "HMMA max", "HMMA min"))
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(lambda job: compile_one(job, Path(folder)), work))
     failed = False
@@ -143,17 +145,13 @@ def main() -> None:
         products = [usage.products for usage in mine]
         largest = [max(getattr(usage, field) for usage in mine) for field in ("registers", "stack", "shared")]
         name = kernel if " " not in source else f"{kernel} {source.split()[1]}"
-        print(_row(name, f"sm_{capability}", len(mine), *largest, max(products), min(products)))
+        print(kernel_line(name, f"sm_{capability}", len(mine), *largest, max(products), min(products)))
         failed |= not all(usage.fits for usage in mine)
     for name in sorted({job.name for job in work}):
         seconds = [taken for job, (_, taken) in zip(work, results, strict=True) if job.name == name]
         print(f"{name}: {sum(seconds):.1f} s for {len(seconds)} architectures")
     if failed:
         sys.exit("some kernels spill registers, or do without tensor cores")
-
-
-def _row(kernel: str, *columns: object) -> str:
-    return f"{kernel:36}" + "".join(f"{column!s:>10}" for column in columns)
 
 
 if __name__ == "__main__":

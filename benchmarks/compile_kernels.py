@@ -26,6 +26,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from benchmarks.harness import kernel_line
 from benchmarks.kernel_bytes import LAYOUTS
 from benchmarks.kernel_launches import FOLDS, launches
 from modnas_fast.kernels.tiles import INTERPRETED
@@ -147,7 +148,7 @@ def main() -> None:
     options = parser.parse_args()
     if INTERPRETED:
         sys.exit("TRITON_INTERPRET is set: interpreted kernels are not compiled")
-    print(_row("kernel", "GPU", "variants", "registers", "stack", "shared", "16-byte"))
+    print(kernel_line("kernel", "GPU", "variants", "registers", "stack", "shared", "16-byte"))
     failed = False
     for capability in options.capabilities:
         usages = compile_all(capability, options.fewer)
@@ -155,14 +156,10 @@ def main() -> None:
             mine = [usage for usage in usages if usage.kernel == name]
             largest = [max(getattr(usage, field) for usage in mine) for field in ("registers", "stack", "shared")]
             vectors = min(usage.vectors for usage in mine)
-            print(_row(name, f"sm_{capability}", len(mine), *largest, vectors), flush=True)
+            print(kernel_line(name, f"sm_{capability}", len(mine), *largest, vectors), flush=True)
             failed |= not all(usage.fits for usage in mine)
     if failed:
         sys.exit("some kernels spill registers or do not fit into shared memory")
-
-
-def _row(kernel: str, *columns: object) -> str:
-    return f"{kernel:36}" + "".join(f"{column!s:>10}" for column in columns)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.harness import Row, append_rows, interleave
 from modnas_fast import DerivedNet, load
+from modnas_fast.bench.machine import without_tf32
 from modnas_fast.engine.engine import Engine
 from modnas_fast.engine.tiling import run_tiled
 from modnas_fast.errors import ModnasError
@@ -30,7 +31,8 @@ MODEL = "modnas-b-t1-gray-s25"
 STAGES, SIDES, BATCHES = (1, 3, 6), (256, 512, 1024, 2048), (1, 16)
 RIVALS = ("engine", "torch eager", "torch half", "torch graph", "torch.compile")
 _TOLERANCE = 1e-2  # relative L2 of half precision
-_REPEATS = {256: 100, 512: 50, 1024: 30, 2048: 15}
+_REPEATS, _FEWEST = {256: 100, 512: 50, 1024: 30, 2048: 15}, 5
+_SECONDS = 8.0  # that the turns of a size take, unless the fewest take longer
 _MOST_PIXELS = 1 << 25  # of a batch, for rivals that keep all activations: 16 images of 1448²
 
 # Multiply-accumulates a second by tensor cores in half precision, bytes a second: NVIDIA's data sheets.
@@ -72,29 +74,31 @@ def prepare(name: str, net: DerivedNet, engine: Engine, y: Tensor) -> Call:
     if name == "torch half":
         return lambda: half(noisy)
     if name == "torch graph":
-        return _graphed(half, noisy)
+        return _Graphed(half, noisy)
     if len(net.stages) > 1:
         raise ModnasError("measured at T = 1 alone")
     compiled: Any = torch.compile(half, mode="max-autotune", dynamic=False)
     return lambda: compiled(noisy)
 
 
-def _graphed(net: DerivedNet, y: Tensor) -> Call:
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            net(y)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = net(y)
+class _Graphed:
+    """A network's call on an image, captured; it holds what the graph reads and writes."""
 
-    def call() -> Tensor:
-        graph.replay()
-        return result
+    def __init__(self, net: DerivedNet, y: Tensor) -> None:
+        self._net, self._y = net, y
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                net(y)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._result = net(y)
 
-    return call
+    def __call__(self) -> Tensor:
+        self._graph.replay()
+        return cast(Tensor, self._result)
 
 
 def roofline_seconds(macs: int, traffic: int) -> float | None:
@@ -119,7 +123,7 @@ def measure(rivals: Sequence[str], stages: int, side: int, batch: int, repeats: 
             call = prepare(name, net, engine, y)
             result = call()[:1].float()
             torch.cuda.synchronize()
-        except (ModnasError, torch.OutOfMemoryError) as error:
+        except (ModnasError, RuntimeError) as error:  # too little memory, or a peer that this GPU or version cannot run
             rows.append({"backend": name, "not_measured": str(error).splitlines()[0]})
             continue
         departure = float((result - exact).norm() / exact.norm())
@@ -129,7 +133,7 @@ def measure(rivals: Sequence[str], stages: int, side: int, batch: int, repeats: 
         else:
             rows.append({"backend": name, "not_measured": "wrong: departs from the reference", "error": departure})
     plan = engine.plan(side, side)
-    timings = interleave(calls, repeats or _REPEATS.get(side, 15), warmup=5, wait=torch.cuda.synchronize)
+    timings = interleave(calls, repeats or _repeats_of(calls, side), warmup=3, wait=torch.cuda.synchronize)
     least = roofline_seconds(batch * plan.macs, batch * plan.traffic)
     print(f"\nT = {stages}, {batch} x {side}x{side}", flush=True)
     for row in rows:
@@ -148,6 +152,12 @@ def measure(rivals: Sequence[str], stages: int, side: int, batch: int, repeats: 
         {**common, "device": torch.cuda.get_device_name(), "dtype": dtypes.get(row["backend"], "float16"), **row}
         for row in rows
     ]
+
+
+def _repeats_of(calls: Mapping[str, Call], side: int) -> int:
+    """As many as a size deserves, or as its seconds allow."""
+    turn = sum(timing.median for timing in interleave(calls, 1, warmup=2, wait=torch.cuda.synchronize).values())
+    return max(_FEWEST, min(_REPEATS.get(side, 15), int(_SECONDS / max(turn, 1e-6))))
 
 
 def _line(row: Row) -> str:
@@ -227,12 +237,11 @@ def run(
     repeats: int | None,
     folder: Path | None,
 ) -> None:
-    """Everything above; rows are kept as they come, the folder's first."""
-    torch.backends.cudnn.allow_tf32 = False
-    if folder is not None:
+    """Everything above; rows are kept as they come, each network's of the folder first."""
+    with without_tf32():
         for count in stages:
-            append_rows(measure_set(folder, count))
-    for count in stages:
-        for batch in batches:
-            for side in sides:
-                append_rows(measure(rivals, count, side, batch, repeats))
+            if folder is not None:
+                append_rows(measure_set(folder, count))
+            for batch in batches:
+                for side in sides:
+                    append_rows(measure(rivals, count, side, batch, repeats))

@@ -15,7 +15,7 @@ import numpy as np
 
 from modnas_fast.bench.rows import Row, circumstances, machine_name, read_rows, write_rows
 
-__all__ = ["RESULTS", "Row", "Timing", "append_rows", "interleave", "machine_name", "peak_memory"]
+__all__ = ["RESULTS", "Row", "Timing", "append_rows", "interleave", "kernel_line", "machine_name", "peak_memory"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -91,3 +91,8 @@ def append_rows(rows: Iterable[Row]) -> Path:
     here = circumstances()
     write_rows(path, [*(read_rows(path) if path.exists() else []), *({**here, **row} for row in rows)])
     return path
+
+
+def kernel_line(kernel: str, *columns: object) -> str:
+    """A line of the tables that tell what compiled kernels take."""
+    return f"{kernel:36}" + "".join(f"{column!s:>10}" for column in columns)

@@ -2,53 +2,105 @@
 
 python -m benchmarks.on_gpu --out DIR [--only STAGE ...] [--data DIR/Urban100] [--minutes 9.5]
 
-Needs no network and no installation. Stages run one after the other, each in a process of its own with its log in
-DIR/STAGE.log; what is done is in DIR/stages.json, so that the same command goes on after an interruption, and one that
-failed is tried again. A call ends within its minutes: a stage that they cut off starts the next call, and the paper's
-tables go on where they were. Rows go to benchmarks/results/ and, with the table that is printed at the end, to DIR.
+Needs no network and no installation. Stages run one after the other, the most telling first, each in a process of its
+own with its log in DIR/STAGE.log; what is done is in DIR/stages.json, so that the same command goes on after an
+interruption. What was not tried yet comes before what failed or was too long, which is tried again. A call ends within
+its minutes: a stage that they cut off starts anew in the next call, but for the paper's tables, which go on where they
+were. The build is repeated where it is gone. Rows go to benchmarks/results/ and, as they come, to DIR/rows.json; the
+table that is printed at the end, to DIR/table.txt. Without --data the paper's tables and the times of a set are left
+out; PNG files need imagecodecs, .npy files do not.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import os
-import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.harness import RESULTS, machine_name
+from modnas_fast.bench.rows import read_rows, write_rows
 
 ROOT = Path(__file__).parents[1]
 CUT_OFF = "cut off: the same command goes on with it"
 
-Stages = Mapping[str, Sequence[str]]
+_ENVIRONMENT = """
+import importlib.util as u, os, platform, shutil, torch
+print(platform.python_version(), torch.__version__, os.cpu_count(), "processors")
+print(torch.cuda.get_device_properties(0))
+print("nvcc:", shutil.which("nvcc") or "not on PATH")
+names = "triton pytest xdist pybind11 imagecodecs tifffile safetensors hypothesis yaml tensorboard".split()
+print("not installed:", ", ".join(n for n in names if u.find_spec(n) is None) or "nothing that is needed")
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What Python runs.
+
+    Args:
+        arguments: of Python.
+        environment: variables beside this process's.
+        makes: files, of which one at least must be there for the stage to count as done.
+        goes_on: whether it continues where it was cut off.
+    """
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    makes: str = ""
+    goes_on: bool = False
+
+    @property
+    def is_there(self) -> bool:
+        return not self.makes or any(ROOT.glob(self.makes))
+
+
+Stages = Mapping[str, Stage]
 
 
 def stages_of(out: Path, data: Sequence[str]) -> Stages:
-    """Name → arguments of Python."""
-    rows = out / "paper.json"
+    """By name, the most telling first."""
     folder = ("--data", data[0]) if data else ()
+    workers = ("-n", "6") if importlib.util.find_spec("xdist") else ()
+    tests = ("-m", "pytest", "-q", "-m", "gpu", "tests", "--continue-on-collection-errors", "--durations=10", *workers)
+    engine = ("-m", "benchmarks.bench_engine", "--device", "cuda", "--rivals")
     uncompiled = ("engine", "torch eager", "torch half", "torch graph")
     compiled = ("engine", "torch.compile", "--stages", "1", "--sizes", "256", "1024", "--batches", "1")
-    return {
-        "environment": ("-c", "import torch; print(torch.__version__, torch.cuda.get_device_properties(0))"),
-        "build": ("setup.py", "build_ext", "--inplace"),
-        "gpu-tests": ("-m", "pytest", "-q", "-m", "gpu", "tests"),
-        "engine": ("-m", "benchmarks.bench_engine", "--device", "cuda", "--rivals", *uncompiled, *folder),
-        "engine-compiled": ("-m", "benchmarks.bench_engine", "--device", "cuda", "--rivals", *compiled),
-        "engine-tools": ("-m", "benchmarks.check_cuda"),
-        "kernels": ("-m", "benchmarks.bench_kernels"),
-        "supernet": ("-m", "benchmarks.bench_supernet", "--device", "cuda", "--repeats", "15"),
-        "train": ("-m", "benchmarks.bench_train", "--device", "cuda", "--repeats", "15"),
-        "paper": ("-m", "modnas_fast", "bench", "paper", "--device", "cuda", "--data", *data, "-o", str(rows)),
+    supernet = ("-m", "benchmarks.bench_supernet", "--device", "cuda", "--repeats", "15", "--rivals")
+    cuda = ("--device", "cuda")
+    stages = {
+        "environment": Stage(("-c", _ENVIRONMENT)),
+        # The build fails if it leaves the engine's CUDA half out.
+        "build": Stage(
+            ("setup.py", "build_ext", "--inplace"), {"MODNAS_FAST_CUDA": "native"}, makes="modnas_fast/_engine_cuda*.so"
+        ),
+        "gpu-tests": Stage(tests, {"OMP_NUM_THREADS": "2"}),
+        "doctor": Stage(("-m", "modnas_fast", "doctor")),
+        "engine": Stage((*engine, *uncompiled, "--stages", "1", *folder)),
+        "supernet": Stage((*supernet, "folded", "fused")),
+        "kernels": Stage(("-m", "benchmarks.bench_kernels")),
+        "search": Stage(("-m", "benchmarks.bench_search", *cuda)),
+        "train": Stage(("-m", "benchmarks.bench_train", *cuda, "--repeats", "15")),
+        "engine-tools": Stage(("-m", "benchmarks.check_cuda")),
+        "engine-deeper": Stage((*engine, *uncompiled, "--stages", "3", "6", *folder)),
+        "engine-compiled": Stage((*engine, *compiled)),
+        "supernet-compiled": Stage((*supernet, "compiled")),
     }
+    if data:
+        paper = ("-m", "modnas_fast", "bench", "paper", *cuda, "--data", *data, "-o", str(out / "paper.json"))
+        stages["paper"] = Stage(paper, goes_on=True)
+    return stages
 
 
 def run_stages(stages: Stages, out: Path, seconds: float) -> dict[str, dict[str, Any]]:
@@ -60,28 +112,72 @@ def run_stages(stages: Stages, out: Path, seconds: float) -> dict[str, dict[str,
     out.mkdir(parents=True, exist_ok=True)
     state = out / "stages.json"
     known: dict[str, dict[str, Any]] = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}
-    for name, arguments in stages.items():
-        if known.get(name, {}).get("passed"):
+    kept = _Rows(out / "rows.json")
+
+    def tries(name: str) -> int:
+        # What others stand on comes first all the same.
+        return 0 if stages[name].makes else int(known.get(name, {}).get("tries", 0))
+
+    for name in sorted(stages, key=tries):
+        stage = stages[name]
+        if known.get(name, {}).get("passed") and stage.is_there:
             continue
         started = time.perf_counter()
         left = deadline - started
+        before = int(known.get(name, {}).get("tries", 0))
         if left <= 0:
-            known[name] = {"passed": False, "status": CUT_OFF, "seconds": 0.0}
+            known.setdefault(name, {"passed": False, "status": CUT_OFF, "seconds": 0.0, "tries": 0})
             continue
         print(f"{name} …", flush=True)
-        with open(out / f"{name}.log", "wb") as log:
-            try:
-                command = [sys.executable, *arguments]
-                status: int | str = subprocess.run(
-                    command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, timeout=left
-                ).returncode
-            except subprocess.TimeoutExpired:
-                status = "too long for a call" if left > seconds / 2 and name != "paper" else CUT_OFF
-        known[name] = {"passed": status == 0, "status": status, "seconds": round(time.perf_counter() - started, 1)}
+        ended = _run(stage, out / f"{name}.log", left)
+        cut = ended is None and (left <= seconds / 2 or stage.goes_on)
+        status = ended if ended is not None else CUT_OFF if cut else "too long for a call"
+        known[name] = {
+            "passed": status == 0 and stage.is_there,
+            "status": status,
+            "seconds": round(time.perf_counter() - started, 1),
+            "tries": before + (not cut),
+        }
         partial = state.with_suffix(".partial")
         partial.write_text(json.dumps(known, indent=2), encoding="utf-8")
         partial.replace(state)
+        kept.keep()
     return {name: known[name] for name in stages}
+
+
+def _run(stage: Stage, log: Path, seconds: float) -> int | None:
+    """The exit status; None where the time was too short. Nothing that the stage started is left running."""
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *stage.arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **stage.environment},
+            preexec_fn=os.setpgrp,  # compilers and tools that it started end with it
+        )
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+class _Rows:
+    """The rows that stages measure, kept in DIR too; with those of earlier calls, perhaps on another machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._source = path, RESULTS / f"{machine_name()}.json"
+        self._earlier = read_rows(path) if path.exists() else []
+        self._skipped = len(read_rows(self._source)) if self._source.exists() else 0
+
+    def keep(self) -> None:
+        measured = read_rows(self._source)[self._skipped :] if self._source.exists() else []
+        if measured:
+            write_rows(self._path, [*self._earlier, *measured])
 
 
 def table(done: Mapping[str, Mapping[str, Any]], out: Path) -> str:
@@ -90,7 +186,7 @@ def table(done: Mapping[str, Mapping[str, Any]], out: Path) -> str:
     for name, result in done.items():
         status = result["status"]
         verdict = "passed" if result["passed"] else status if isinstance(status, str) else f"FAILED ({status})"
-        lines.append(f"{name:14} {result['seconds']:7.1f} s  {verdict}")
+        lines.append(f"{name:18} {result['seconds']:7.1f} s  {verdict}")
         if not (out / f"{name}.log").exists():
             continue
         tail = (out / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()[-24:]
@@ -101,7 +197,7 @@ def table(done: Mapping[str, Mapping[str, Any]], out: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    names = [*stages_of(Path(), [])]
+    names = [*stages_of(Path(), ["."])]
     parser.add_argument("--only", nargs="+", choices=names, metavar="STAGE", help=f"of {', '.join(names)}")
     parser.add_argument("--data", nargs="+", default=[], metavar="DIR", help="for the paper's tables")
     parser.add_argument("--minutes", type=float, default=9.5, help="after which this call ends")
@@ -109,15 +205,13 @@ def main() -> int:
     if not torch.cuda.is_available():
         sys.exit("no CUDA device is visible to torch: on a machine without one, make test is the command")
     print(torch.cuda.get_device_name())
-    os.environ["MODNAS_FAST_CUDA"] = "native"  # the build fails if it leaves the engine's CUDA half out
     everything = stages_of(arguments.out.resolve(), [str(Path(folder).resolve()) for folder in arguments.data])
+    if arguments.only and not set(arguments.only) <= set(everything):
+        parser.error("paper needs --data")
     stages = {name: everything[name] for name in arguments.only or everything}
     done = run_stages(stages, arguments.out, 60 * arguments.minutes)
     summary = table(done, arguments.out)
     (arguments.out / "table.txt").write_text(summary, encoding="utf-8")
-    rows = RESULTS / f"{machine_name()}.json"
-    if rows.exists():
-        shutil.copy(rows, arguments.out / "rows.json")
     print(summary)
     return 0 if all(result["passed"] for result in done.values()) else 1
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
+
+from tests.cases import random_genotype
 
 if TYPE_CHECKING:
     from tests.emulated_cuda import Machine
 
-if not torch.cuda.is_available():
+ON_GPU = torch.cuda.is_available()
+if not ON_GPU:
     # Triton's kernels then run, slowly, on CPU tensors. It reads this when they are imported, so it is set before.
     os.environ["TRITON_INTERPRET"] = "1"
 
@@ -23,8 +27,24 @@ if not torch.cuda.is_available():
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Triton's kernels run on the CUDA device where there is one, so `-m gpu` chooses their tests too."""
     for item in items:
-        if torch.cuda.is_available() and "kernels" in getattr(item, "fixturenames", ()):
+        module = getattr(item, "module", None)
+        on_device = "kernels" in getattr(item, "fixturenames", ()) or hasattr(module, "DEVICE")
+        if ON_GPU and on_device:
             item.add_marker("gpu")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that is not about a GPU sees none, nor do its fixtures and the processes that it starts.
+
+    So `auto` is the CPU there, and it passes or fails as on any other machine.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if ON_GPU and item.get_closest_marker("gpu") is None:
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setattr(torch.cuda, "device_count", lambda: 0)
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        return (yield)
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +102,17 @@ def machine(emulated: tuple[ModuleType, Machine], monkeypatch: pytest.MonkeyPatc
     machine.set()
     yield machine
     machine.set()
+
+
+@pytest.fixture
+def net() -> Any:
+    """A small network of two stages."""
+    from tests.test_tiling import random_net
+
+    return random_net(random_genotype(8), 2)
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    """Small, of odd sizes."""
+    return np.random.default_rng(0).random((1, 1, 21, 34), np.float32)

@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -121,6 +123,13 @@ class Machine:
     def stream(self, device: int = 0) -> int:
         """A caller's stream."""
         return int(self._library.emulation_stream(device))
+
+    @contextmanager
+    def captured(self, stream: int) -> Iterator[None]:
+        """While a caller captures a graph from its stream."""
+        self._library.emulation_capture(ctypes.c_int64(stream), 1)
+        yield
+        self._library.emulation_capture(ctypes.c_int64(stream), 0)
 
     def wait(self, stream: int) -> None:
         """Until all work on the stream is done."""

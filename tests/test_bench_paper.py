@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,21 @@ def ignore(share: float, text: str) -> None:
 
 def find(rows: list[Row], op: str, network: str) -> list[Row]:
     return [row for row in rows if row["op"] == op and row.get("network") == network]
+
+
+def test_float32_is_not_tf32(sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What PyTorch would compute on a GPU with fewer bits, unless it is told not to."""
+    cudnn, real, seen = torch.backends.cudnn, paper.call_of, set()
+
+    def watched(*arguments: Any) -> Any:
+        seen.add(cudnn.allow_tf32)
+        return real(*arguments)
+
+    monkeypatch.setattr(paper, "call_of", watched)
+    assert cudnn.allow_tf32
+    measure_paper(Request({"Urban100": sets["Urban100"]}, FAST[:1], crop=16), tmp_path / "rows.json", ignore)
+    assert seen == {False}
+    assert cudnn.allow_tf32
 
 
 def test_the_paper_s_data_agree_with_the_baselines() -> None:

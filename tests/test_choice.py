@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from modnas_fast import Denoiser
+from modnas_fast import Denoiser, ModnasError
 from modnas_fast.engine import choice
 from modnas_fast.engine import denoiser as module
 
@@ -29,6 +29,14 @@ def test_the_faster_one_has_the_smaller_time_and_is_measured_once(monkeypatch: p
     assert len(calls) == count
     choice.milliseconds_of("there", candidates, lambda: None)
     assert len(calls) > count
+
+
+@pytest.mark.parametrize("name", ["cuda:1", "cuda:7"])
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ModnasError, match=f"device is '{name}', but torch sees 1 CUDA device"):
+        Denoiser(device=name)
 
 
 @pytest.mark.parametrize("faster", ["engine", "PyTorch"])

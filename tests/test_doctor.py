@@ -1,18 +1,12 @@
 """`modnas-fast doctor` says what denoising runs on, and why."""
 
 import pytest
-import torch
 
 from modnas_fast import Denoiser
 from modnas_fast.cli import main
 from modnas_fast.engine import denoiser as module
 from modnas_fast.engine import engine
 from modnas_fast.engine.engine import engine_obstacle
-
-
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.mark.skipif(bool(engine_obstacle()), reason=f"no compiled engine: {engine_obstacle()}")

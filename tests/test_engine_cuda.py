@@ -19,6 +19,7 @@ import torch
 
 import modnas_fast
 from modnas_fast import Genotype, ModnasError
+from modnas_fast.engine import cuda
 from modnas_fast.engine.engine import Cancelled, Engine
 from tests import emulated_cuda
 from tests.cases import random_genotype
@@ -30,16 +31,6 @@ pytestmark = pytest.mark.skipif(emulated_cuda.COMPILER is None, reason="no C++ c
 
 HALVES = ("float16", "bfloat16")
 MODEL = "modnas-b-t1-gray-s25"
-
-
-@pytest.fixture
-def net() -> Any:
-    return random_net(random_genotype(8), 2)
-
-
-@pytest.fixture
-def image() -> np.ndarray:
-    return np.random.default_rng(0).random((1, 1, 21, 34), np.float32)
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -115,6 +106,14 @@ def test_other_arrays_get_an_array_that_speaks_dlpack(machine: Machine, net: Any
     assert np.array_equal(read(machine, result), engine(image))
     again = engine(result)  # which goes back in
     assert np.array_equal(read(machine, again), engine(engine(image)))
+
+
+def test_an_array_may_change_when_the_call_has_returned(machine: Machine, net: Any, image: np.ndarray) -> None:
+    """Its owner may drop it, and use its memory for something else on another stream."""
+    engine, given = exact_engine(net), image.copy()
+    result = engine(DeviceArray(given))
+    given[:] = np.nan
+    assert np.array_equal(read(machine, result), engine(image))
 
 
 def test_tensors_on_the_device(machine: Machine, net: Any, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,6 +267,33 @@ def test_free_memory_is_the_limit(machine: Machine, large: np.ndarray) -> None:
     machine.set(memory=1000)
     with pytest.raises(ModnasError, match="cuda:0 has no memory for the weights"):
         exact_engine(net)
+
+
+def test_more_images_or_rows_than_a_grid_has_run_in_turn(
+    machine: Machine, large: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = exact_engine(random_net(NEAR_SIGHTED))
+    x = np.concatenate([large, large[..., ::-1], large[..., ::-1, :]])[:, :, :30]
+    expected, launches = engine(x), machine.count("launches")
+    monkeypatch.setattr(cuda, "_MOST_IMAGES", 2)
+    fresh = exact_engine(random_net(NEAR_SIGHTED))
+    machine.set()
+    assert np.array_equal(fresh(x), expected)
+    assert machine.count("launches") == 2 * launches
+    tall = np.ascontiguousarray(large.transpose(0, 1, 3, 2))
+    whole = engine(tall)
+    monkeypatch.setattr(cuda, "_MOST_ROWS", 150)
+    machine.set()
+    assert np.abs(fresh(tall) - whole).max() <= 1e-5 * np.abs(whole).max()
+    assert machine.count("launches") > launches
+
+
+def test_a_graph_that_finds_no_memory_does_without(machine: Machine, large: np.ndarray) -> None:
+    engine = exact_engine(random_net(NEAR_SIGHTED))
+    expected = engine(large)
+    machine.set(memory=machine.taken() + 1000)
+    assert np.abs(engine(large) - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert machine.count("graphs made") == 0
 
 
 def test_memory_that_is_gone_after_all_makes_tiles_smaller(machine: Machine, large: np.ndarray) -> None:

@@ -12,22 +12,10 @@ from modnas_fast import ModnasError
 from modnas_fast.engine.engine import Engine, engine_obstacle
 from modnas_fast.engine.program import native_layer
 from tests import emulated_cuda
-from tests.cases import random_genotype
 from tests.emulated_cuda import DeviceArray, Machine, exact_engine
 from tests.test_engine_fuzz import mutate_layers, random_programs
-from tests.test_tiling import random_net
 
 pytestmark = pytest.mark.skipif(emulated_cuda.COMPILER is None, reason="no C++ compiler")
-
-
-@pytest.fixture
-def net() -> Any:
-    return random_net(random_genotype(8), 2)
-
-
-@pytest.fixture
-def image() -> np.ndarray:
-    return np.random.default_rng(0).random((1, 1, 21, 34), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +79,16 @@ def test_bad_images(machine: Machine, net: Any, image: np.ndarray) -> None:
         with pytest.raises(ModnasError, match=message):
             engine(x, out=out)
     assert engine(np.zeros((0, 1, 7, 9), np.float32)).shape == (0, 1, 7, 9)
+
+
+def test_a_stream_that_is_captured_is_refused(machine: Machine, net: Any, image: np.ndarray) -> None:
+    engine, stream = exact_engine(net), machine.stream()
+    given, out = DeviceArray(image), DeviceArray(np.full_like(image, np.nan))
+    with machine.captured(stream), pytest.raises(ModnasError, match="cuda:0: the stream is being captured in a CUDA"):
+        engine(given, out=out, stream=stream)
+    engine(given, out=out, stream=stream)
+    machine.wait(stream)
+    assert np.array_equal(out.array, engine(image))
 
 
 def test_broken_layers_in_the_bindings(machine: Machine) -> None:

@@ -23,7 +23,8 @@ def test_in_a_cuda_graph(operator: Operator) -> None:
 
     def step() -> list[Tensor]:
         result = operator.by_kernels(*inputs)
-        return [result, *torch.autograd.grad(result.square().sum(), inputs)]
+        # Detached: a graph of autograd that is kept keeps its leaves' accumulation on the stream where it was made.
+        return [result.detach(), *torch.autograd.grad(result.square().sum(), inputs)]
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -19,7 +19,7 @@ from PIL import Image
 
 from modnas_fast.cli import main
 from modnas_fast.errors import ModnasError
-from modnas_fast.networks.weights import read_safetensors
+from modnas_fast.networks.weights import read_safetensors, write_safetensors
 from modnas_fast.runs.config import ConfigError, config_from_mapping
 from modnas_fast.runs.processes import Processes, processes
 from modnas_fast.search import checkpoint as checkpoint_module
@@ -173,7 +173,7 @@ def test_resumed_equals_uninterrupted(settings: Settings, tmp_path: Path, monkey
 
 def test_killed_search_goes_on_bit_for_bit(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "search.yaml"
-    path.write_text(yaml.safe_dump({**settings, "epochs": 8, "stages": 2, "checkpoint_every": 0.0}))
+    path.write_text(yaml.safe_dump({**settings, "epochs": 5, "checkpoint_every": 0.0}))
     command = [sys.executable, "-m", "modnas_fast", "search", str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
@@ -183,12 +183,12 @@ def test_killed_search_goes_on_bit_for_bit(settings: Settings, tmp_path: Path) -
         time.sleep(0.02)
     process.kill()
     process.wait()
-    assert not (tmp_path / "run" / SUPERNET_FILE).exists() or len(read_history(history)) < 8
+    assert not (tmp_path / "run" / SUPERNET_FILE).exists() or len(read_history(history)) < 5
     subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
     whole = subprocess.run([*command, f"output={tmp_path / 'whole'}"], env=environment, stderr=subprocess.DEVNULL)
     assert whole.returncode == 0
     assert_same_tensors(tensors_of(tmp_path / "run"), tensors_of(tmp_path / "whole"))
-    assert [record["epoch"] for record in read_history(history)] == list(range(1, 9))
+    assert [record["epoch"] for record in read_history(history)] == list(range(1, 6))
 
 
 def test_two_processes_follow_the_path_of_one(settings: Settings, tmp_path: Path) -> None:
@@ -369,9 +369,23 @@ def test_command_line(settings: Settings, tmp_path: Path, capsys: pytest.Capture
     assert main(["search", str(path), "epochs=1", "warmup_epochs=0", "lr=1"]) == 2
 
 
+def test_a_checkpoint_of_another_device_is_refused(settings: Settings) -> None:
+    """A CUDA generator's state has 16 bytes, and draws other numbers."""
+    path = run(settings, epochs=1, warmup_epochs=0) / checkpoint_module.CHECKPOINT
+    tensors, metadata = read_safetensors(path)
+    tensors["generator.weights"] = torch.zeros(16, dtype=torch.uint8)
+    write_safetensors(path, tensors, metadata)
+    with pytest.raises(ModnasError, match="started on another device than cpu"):
+        run(settings, epochs=1, warmup_epochs=0)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_captured_step_equals_an_eager_one() -> None:
+def test_a_captured_step_equals_an_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same kernels: of a gradient near zero, whose sign rounding decides, Adam's first steps are whole ones."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
     def trained(graphed: bool) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         net = SuperNet(1, 8).cuda()

@@ -27,6 +27,7 @@ from modnas_fast.genotype import Block, Genotype, Layer, Skip
 from modnas_fast.images.degradations import Degradation
 from modnas_fast.images.patches import PairSampler
 from modnas_fast.networks import DerivedNet, load
+from modnas_fast.networks.weights import read_safetensors, write_safetensors
 from modnas_fast.runs.config import config_from_mapping
 from modnas_fast.runs.processes import Interrupted
 from modnas_fast.training import TrainConfig
@@ -260,6 +261,15 @@ def test_changed_config_does_not_resume(settings, tmp_path, changes, says):
     with pytest.raises(ModnasError, match=says):
         run(settings, folder, **{"steps": 4} | changes)
     assert (folder / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_checkpoint_of_another_device_does_not_resume(settings, tmp_path):
+    path = run(settings, tmp_path / "run", steps=1) / training_loop.CHECKPOINT
+    tensors, metadata = read_safetensors(path)
+    tensors["generator"] = torch.zeros(16, dtype=torch.uint8)
+    write_safetensors(path, tensors, metadata)
+    with pytest.raises(ModnasError, match="started on another device than cpu"):
+        run(settings, tmp_path / "run", steps=1)
 
 
 def test_changed_genotype_file_does_not_resume(settings, tmp_path):

@@ -101,7 +101,9 @@ cudaError_t choose(const Target& out, const Output& output, int repeats, int sca
       if (!place(shape, blocks)) continue;
       place_rest(blocks);
       if (blocks.shared_bytes > limits.shared_bytes) continue;
-      const int64_t num_blocks = int64_t{blocks.tiles_down} * blocks.tiles_across * blocks.column_groups * repeats;
+      const int64_t deep = int64_t{blocks.column_groups} * repeats;
+      if (blocks.tiles_down > kMostBlocks || deep > kMostBlocks) continue;
+      const int64_t num_blocks = deep * blocks.tiles_down * blocks.tiles_across;
       const int64_t now = cost(blocks, num_blocks, limits);
       if (now < lowest) {
         lowest = now;

@@ -42,7 +42,7 @@ struct Blocks {
 
 __host__ __device__ constexpr int odd_chunks(int chunks) { return 16 * (chunks | 1); }
 
-// cudaErrorInvalidConfiguration where nothing fits the device.
+// cudaErrorInvalidConfiguration where nothing fits the device, or the grid has no place for all images.
 cudaError_t choose_blocks(const Convolution& arguments, const Limits& limits, Blocks& blocks);
 cudaError_t choose_blocks(const Separable& arguments, const Limits& limits, Blocks& blocks);
 

@@ -132,8 +132,8 @@ cudaError_t launch_convolution(const Convolution& arguments, cudaStream_t stream
   const auto kernel = blocks.tiles == 4   ? kernel_for<Type, 4>(blocks.columns)
                       : blocks.tiles == 2 ? kernel_for<Type, 2>(blocks.columns)
                                           : kernel_for<Type, 1>(blocks.columns);
-  return launch(kernel, grid_of(blocks, arguments.images, arguments.num_phases), kThreads, blocks.shared_bytes, stream,
-                arguments, blocks);
+  return launch_large(kernel, grid_of(blocks, arguments.images, arguments.num_phases), kThreads, blocks.shared_bytes,
+                      limits.shared_bytes, stream, arguments, blocks);
 }
 
 template cudaError_t launch_convolution<MODNAS_FAST_ELEMENT>(const Convolution&, cudaStream_t);

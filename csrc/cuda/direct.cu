@@ -162,22 +162,22 @@ cudaError_t direct_convolution(const Convolution& arguments, cudaStream_t stream
   const int64_t pixels =
       int64_t{arguments.images} * (arguments.out.rows / arguments.scale) * (arguments.out.columns / arguments.scale);
   const dim3 blocks = blocks_of(pixels, arguments.out.channels, arguments.num_phases);
-  return launch(convolution_kernel, blocks, dim3(kThreads), 0, stream, arguments);
+  return launch(convolution_kernel, blocks, dim3(kThreads), stream, arguments);
 }
 
 cudaError_t direct_separable(const Separable& arguments, cudaStream_t stream) {
   const int64_t pixels = int64_t{arguments.images} * arguments.out.rows * arguments.out.columns;
-  return launch(separable_kernel, blocks_of(pixels, arguments.out.channels), dim3(kThreads), 0, stream, arguments);
+  return launch(separable_kernel, blocks_of(pixels, arguments.out.channels), dim3(kThreads), stream, arguments);
 }
 
 cudaError_t direct_stem(const Stem& arguments, cudaStream_t stream) {
   const int64_t pixels = int64_t{arguments.images} * arguments.out.rows * arguments.out.columns;
-  return launch(stem_kernel, blocks_of(pixels, arguments.out.channels), dim3(kThreads), 0, stream, arguments);
+  return launch(stem_kernel, blocks_of(pixels, arguments.out.channels), dim3(kThreads), stream, arguments);
 }
 
 cudaError_t direct_output(int images, const Source& h, const Output& arguments, cudaStream_t stream) {
   const int64_t pixels = int64_t{images} * arguments.rows * arguments.columns;
-  return launch(output_kernel, blocks_of(pixels, kChannels), dim3(kThreads), 0, stream, images, h, arguments);
+  return launch(output_kernel, blocks_of(pixels, kChannels), dim3(kThreads), stream, images, h, arguments);
 }
 
 bool fuses_no_output(int) { return false; }

@@ -27,7 +27,7 @@ __global__ void copy_kernel(const Image from, const Image to) {
 
 cudaError_t copy_image(const Image& from, const Image& to, cudaStream_t stream) {
   const int64_t values = to.images * to.channels * to.rows * to.columns;
-  return launch(copy_kernel, dim3(static_cast<unsigned>((values + kThreads - 1) / kThreads)), dim3(kThreads), 0, stream,
+  return launch(copy_kernel, dim3(static_cast<unsigned>((values + kThreads - 1) / kThreads)), dim3(kThreads), stream,
                 from, to);
 }
 

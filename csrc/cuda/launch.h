@@ -1,4 +1,4 @@
-// The one way to launch a kernel.
+// The one way to launch kernels, and what devices allow.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,13 +8,17 @@
 namespace modnas_fast::cuda {
 
 constexpr size_t kSharedWithoutAsking = 48 << 10;  // bytes that any kernel may have
+constexpr int kReservedShared = 1 << 10;           // bytes that compilers may count as a kernel's own, as for sm_90
+constexpr int kMostBlocks = 65535;                 // of a grid, along y and along z
 
+// Kernels that take more shared memory than any may have: `most_shared_bytes` is the same whatever a launch takes, or
+// another thread could lower a kernel's limit between its raising and the launch.
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
-                   const Arguments&... arguments) {
+cudaError_t launch_large(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                         int most_shared_bytes, cudaStream_t stream, const Arguments&... arguments) {
   if (shared_bytes > kSharedWithoutAsking) {
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(shared_bytes));
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared_bytes);
     if (error != cudaSuccess) return error;
   }
   cudaLaunchConfig_t config = {};
@@ -23,6 +27,12 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t stream,
+                   const Arguments&... arguments) {
+  return launch_large(kernel, grid, block, 0, 0, stream, arguments...);
 }
 
 // Of the current device.
@@ -44,6 +54,7 @@ inline cudaError_t current_limits(Limits& limits) {
   if (error == cudaSuccess) {
     error = cudaDeviceGetAttribute(&limits.processor_shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   }
+  if (error == cudaSuccess) limits.shared_bytes -= kReservedShared;
   return error;
 }
 

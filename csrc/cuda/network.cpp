@@ -29,6 +29,14 @@ const char* kernel_name(const Step& step) {
   return "";
 }
 
+void refuse_capture(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (cudaStreamIsCapturing(stream, &status) != cudaSuccess) cudaGetLastError();
+  if (status == cudaStreamCaptureStatusActive) {
+    throw CudaError("the stream is being captured in a CUDA graph; call the engine outside, it makes graphs itself");
+  }
+}
+
 bool same(const Image& a, const Image& b) {
   return a.data == b.data && std::equal(a.strides, a.strides + 4, b.strides);
 }
@@ -42,8 +50,11 @@ Network::Network(int64_t image_channels, const std::vector<std::vector<Layer>>& 
       kernels_(&require_kernels(element, capability)),
       prepared_((check_network(image_channels, stages, 1), prepare_network(stages, image_channels, *kernels_))),
       weights_(static_cast<int64_t>(prepared_.weights.size())) {
-  check(cudaMemcpy(weights_.data(), prepared_.weights.data(), prepared_.weights.size(), cudaMemcpyHostToDevice),
+  // A plain cudaMemcpy may return before its last bytes are there, and streams like ours would not wait for them.
+  check(cudaMemcpyAsync(weights_.data(), prepared_.weights.data(), prepared_.weights.size(), cudaMemcpyHostToDevice,
+                        stream_.get()),
         "copying weights");
+  check(cudaStreamSynchronize(stream_.get()), "copying weights");
   prepared_.weights = {};
 }
 
@@ -196,6 +207,7 @@ void Network::run(const RunRequest& request, cudaStream_t stream) {
   const Size size = {request.y.images, request.y.rows, request.y.columns};
   const bool whole = request.last_stage - request.first_stage == stages() && same(request.x, request.y) &&
                      request.out.rows == size.rows && request.out.columns == size.columns;
+  refuse_capture(stream);
   enqueued_.hold_back(stream);
   if (whole) {
     const bool again = std::any_of(known_.begin(), known_.end(), [&](const Known& k) { return k.size == size; });
@@ -237,9 +249,14 @@ void Network::run_graph(Known& entry, const RunRequest& request, cudaStream_t st
     entry.graph = std::make_unique<GraphChain>(parts, stream_.get());
     ++graphs_made_;
   } else if (!same(entry.request.y, request.y) || !same(entry.request.out, request.out)) {
-    for (size_t part = 0; part < entry.parts.size(); ++part) {
-      if (!touches_callers_memory(entry.parts[part].front(), request, entry.plan)) continue;
-      entry.graph->replace(part, enqueue_all(entry.parts[part]), stream_.get());
+    try {
+      for (size_t part = 0; part < entry.parts.size(); ++part) {
+        if (!touches_callers_memory(entry.parts[part].front(), request, entry.plan)) continue;
+        entry.graph->replace(part, enqueue_all(entry.parts[part]), stream_.get());
+      }
+    } catch (...) {
+      entry.graph.reset();  // some of its parts know one caller's memory and some another's
+      throw;
     }
   }
   entry.request = request;

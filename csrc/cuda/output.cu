@@ -46,9 +46,8 @@ __global__ void __launch_bounds__(kOutputThreads)
 
 template <typename Type>
 cudaError_t launch_output(int images, const Source& h, const Output& arguments, cudaStream_t stream) {
-  constexpr int kMostRows = 65535;  // of a grid
-  const dim3 grid((arguments.columns + kOutputThreads - 1) / kOutputThreads, min(arguments.rows, kMostRows), images);
-  return launch(output_kernel<Type>, grid, kOutputThreads, 0, stream, h, arguments);
+  const dim3 grid((arguments.columns + kOutputThreads - 1) / kOutputThreads, min(arguments.rows, kMostBlocks), images);
+  return launch(output_kernel<Type>, grid, kOutputThreads, stream, h, arguments);
 }
 
 template cudaError_t launch_output<MODNAS_FAST_ELEMENT>(int, const Source&, const Output&, cudaStream_t);

@@ -75,7 +75,8 @@ cudaError_t launch_separable(const Separable& arguments, cudaStream_t stream) {
   if (error == cudaSuccess) error = choose_blocks(arguments, limits, blocks);
   if (error != cudaSuccess) return error;
   const auto kernel = kernel_for<Type>(blocks.columns);
-  return launch(kernel, grid_of(blocks, arguments.images, 1), kThreads, blocks.shared_bytes, stream, arguments, blocks);
+  return launch_large(kernel, grid_of(blocks, arguments.images, 1), kThreads, blocks.shared_bytes, limits.shared_bytes,
+                      stream, arguments, blocks);
 }
 
 template cudaError_t launch_separable<MODNAS_FAST_ELEMENT>(const Separable&, cudaStream_t);

@@ -86,10 +86,9 @@ __global__ void __launch_bounds__(kStemThreads) stem_kernel(const __grid_constan
 
 template <typename Type>
 cudaError_t launch_stem(const Stem& arguments, cudaStream_t stream) {
-  constexpr int kMostRows = 65535;  // of a grid
   const int threads = (arguments.out.columns + kPixels - 1) / kPixels * (arguments.out.channels / kChunk);
-  const dim3 grid((threads + kStemThreads - 1) / kStemThreads, min(arguments.out.rows, kMostRows), arguments.images);
-  return launch(stem_kernel<Type>, grid, kStemThreads, 0, stream, arguments);
+  const dim3 grid((threads + kStemThreads - 1) / kStemThreads, min(arguments.out.rows, kMostBlocks), arguments.images);
+  return launch(stem_kernel<Type>, grid, kStemThreads, stream, arguments);
 }
 
 template cudaError_t launch_stem<MODNAS_FAST_ELEMENT>(const Stem&, cudaStream_t);

@@ -1,10 +1,11 @@
 """Measuring the paper's Tables 2, 5 and 6 on this machine; it goes on where it was interrupted.
 
-Time, as the paper has it: the images of Urban100 at σ = 25 in gray, one by one and whole, float32, reading and noise
-apart. Every network runs once on each image before the next image comes, so that a clock that drifts treats all
-alike, after one untimed call for every new size; a device is waited for after each call, and short calls, which noise
-harms most, are repeated for their median. Each runs in the faster of two memory layouts, tried on a small image. What
-is timed is scored where weights are at hand. Speed does not depend on weights: the others are drawn at random.
+Time, as the paper has it: the images of Urban100 at σ = 25 in gray, one by one and whole, float32 without TF32,
+reading and noise apart. Every network runs once on each image before the next image comes, so that a clock that drifts
+treats all alike, after one untimed call for every new size; a device is waited for after each call, and short calls,
+which noise harms most, are repeated for their median. Each runs in the faster of two memory layouts, tried on a small
+image. What is timed is scored where weights are at hand. Speed does not depend on weights: the others are drawn at
+random.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from modnas_fast.bench.contenders import (
     is_trained,
     variants,
 )
-from modnas_fast.bench.machine import measure_machine
+from modnas_fast.bench.machine import measure_machine, without_tf32
 from modnas_fast.bench.rows import Row, circumstances, read_rows, write_rows
 from modnas_fast.errors import ModnasError
 from modnas_fast.images.degradations import add_test_noise
@@ -92,6 +93,13 @@ def measure_paper(request: Request, path: str | os.PathLike[str], progress: OnPr
         ModnasError: the file has rows of other settings, or an image or weight file cannot be read.
     """
     book = _Book(Path(path), request)
+    with without_tf32():
+        _measure(request, book, progress)
+    book.save()
+    return book.rows
+
+
+def _measure(request: Request, book: _Book, progress: OnProgress) -> None:
     if not book.find(MACHINE, None):
         progress(0, "counting")
         for name in NETWORKS:
@@ -102,8 +110,6 @@ def measure_paper(request: Request, path: str | os.PathLike[str], progress: OnPr
     if "Urban100" in request.data:
         _measure_times(request, book, progress)
     _measure_quality(request, book, progress)
-    book.save()
-    return book.rows
 
 
 class _Book:

@@ -19,6 +19,7 @@ _OF_CHECKOUT = {
     "ops": ("bench_kernels", "the Triton ops against PyTorch, eager and compiled (needs a GPU)"),
     "supernet": ("bench_supernet", "a search step, by backend and precision"),
     "engine": ("bench_engine", "the compiled engine against PyTorch and other runtimes"),
+    "search": ("bench_search", "a search as it runs, and what the whole protocol would take"),
     "train": ("bench_train", "training steps, by precision"),
     "recipe": ("bench_recipe", "what each lever of the training recipe is worth, in dB"),
     "gate": ("gate", "the ratios that must hold, in about a minute; fails where one does not"),

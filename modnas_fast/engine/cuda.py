@@ -23,7 +23,8 @@ DTYPES = ("float16", "bfloat16", "float32")
 
 _LEAST_CAPABILITY = {"float16": 75, "bfloat16": 80, "float32": 75}  # 75 for 7.5
 _SHARE_OF_FREE_MEMORY = 0.9  # the rest is for what others do meanwhile
-_MOST_IMAGES, _MOST_PIXELS = 65535, 1 << 30  # of a launch
+# Of a launch. A grid has 65535 blocks down, of two rows or more, and as many for images, phases and groups of channels.
+_MOST_IMAGES, _MOST_ROWS, _MOST_PIXELS = 1024, 131064, 1 << 30
 _LEGACY_STREAM = 1  # the default stream, as DLPack calls it
 _ON_CUDA = (2, 13)  # DLPack's devices: CUDA and its managed memory
 
@@ -150,8 +151,9 @@ class CudaBackend:
         self._run_images(noisy, target, progress, tile, of_caller)
         if isinstance(result, self._native.Array):
             result.made_on(of_caller)
-        if stream is None and out is not None:
-            self.network.settle(of_caller)  # nobody told on which stream `out` is read
+        if stream is None and not (is_tensor and out is None):
+            # Nobody told on which stream `out` is read, or on which memory of x is used again once its owner drops it.
+            self.network.settle(of_caller)
         return result
 
     def _image(self, array: Any, stream: int, name: str) -> Any:
@@ -194,9 +196,12 @@ class CudaBackend:
         self, network: Any, noisy: Any, result: Any, progress: OnProgress | None, tile: int | None, stream: int
     ) -> None:
         if tile is None and network is self.network and noisy.shape in self._fitting:
-            network.run(0, self.stages, noisy, noisy, result, 0, 0, stream)
-            _report(progress, 1.0)
-            return
+            try:
+                network.run(0, self.stages, noisy, noisy, result, 0, 0, stream)
+                _report(progress, 1.0)
+                return
+            except MemoryError:  # for the graph: others have taken the rest
+                self._release_network()
         limit = self.memory_limit
         if limit is None:
             limit = int(_SHARE_OF_FREE_MEMORY * network.available_bytes())
@@ -242,7 +247,11 @@ class CudaBackend:
 
     def _tile_within(self, network: Any, limit: int, height: int, width: int) -> int:
         def fits(rows: int, columns: int) -> bool:
-            return rows * columns <= _MOST_PIXELS and network.working_bytes(1, rows, columns) <= limit
+            return (
+                rows <= _MOST_ROWS
+                and rows * columns <= _MOST_PIXELS
+                and network.working_bytes(1, rows, columns) <= limit
+            )
 
         tile = largest_tile(height, width, self._halo, fits)
         if tile is None:
@@ -293,18 +302,15 @@ class CudaBackend:
                 lines = self.network.report(1, height, width, timed)
             except MemoryError:
                 raise ModnasError(f"{self.device} has no memory for {height}x{width} pixels at once") from None
+            except self._native.CudaError as error:
+                raise ModnasError(f"{self.device}: {error}") from None
         rows = tuple(PlanRow(**line) for line in lines)
         return Plan(self.variant, 0, self.stages, rows, self.working_bytes(height, width), self.dtype)
 
     def warmup(self, height: int, width: int, images: int = 1) -> None:
-        shape = images, self._channels, height, width
-        given, made = self._array(shape), self._array(shape)
-        stream = self.network.stream
-        given.upload(np.zeros(shape, np.float32), stream)
-        with self._lock:
-            for _ in range(2):  # a graph is made when a size comes again
-                self._run_images(given.image, made.image, None, None, stream)
-            self.network.settle(stream)
+        noisy = np.zeros((images, self._channels, height, width), np.float32)
+        for _ in range(2):  # a graph is made when a size comes again
+            self.run(noisy, None, None, None, None)
 
     def working_bytes(self, height: int, width: int) -> int:
         return int(self.network.working_bytes(1, height, width))

@@ -290,6 +290,8 @@ def choose_device(device: str | torch.device) -> torch.device:
         raise ModnasError(f"device is {str(device)!r}; choose auto, cpu or cuda")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ModnasError(f"device is {device!r}, but torch sees no CUDA device; choose auto or cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ModnasError(f"device is {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0")
     return chosen
 
 

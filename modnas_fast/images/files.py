@@ -209,6 +209,8 @@ def _errors_named(path: Path, done: str) -> Iterator[None]:
     except Exception as error:  # codecs raise whatever their libraries do: struct.error, SyntaxError, RuntimeError, …
         cause = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
         fix = "it is damaged or of an unsupported kind, export it again" if done == "read" else "choose another place"
+        if isinstance(error, ImportError):
+            fix = "install what this kind of file needs, or use .npy"
         raise ImageError(f"{path}: cannot be {done} ({cause or type(error).__name__}); {fix}") from error
 
 

@@ -47,14 +47,14 @@ class PatchSampler:
         positions = (height - patch + 1) * self._columns
         self._ends = positions.cumsum(0)
         self._starts = self._ends - positions
+        self._positions = int(positions.sum())  # once: reading it from a GPU waits for all that runs there
         areas = height * width
         self._offsets = areas.cumsum(0) - areas
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Indices of `count` random patches into `pixels`, int64 [count, patch, patch]."""
         device = self.pixels.device
-        total = int(self._ends[-1])
-        position = torch.randint(total, (count,), generator=generator, device=device)
+        position = torch.randint(self._positions, (count,), generator=generator, device=device)
         symmetry = torch.randint(8, (count, 1, 1), generator=generator, device=device)
         image = torch.searchsorted(self._ends, position, right=True)
         inside = position - self._starts[image]

@@ -11,7 +11,7 @@ import torch
 
 from modnas_fast.errors import ModnasError
 from modnas_fast.networks.weights import read_safetensors, write_safetensors
-from modnas_fast.runs.checkpoint import load_optimizer, optimizer_tensors, with_prefix
+from modnas_fast.runs.checkpoint import load_generator, load_optimizer, optimizer_tensors, with_prefix
 from modnas_fast.runs.config import config_difference, config_from_mapping, config_to_json
 from modnas_fast.search.config import SearchConfig
 from modnas_fast.search.supernet import SuperNet
@@ -70,7 +70,7 @@ def load_search(folder: Path, state: SearchState, config: SearchConfig) -> Path 
     """Restore the newest good checkpoint in `folder` into `state`; its path, or None where there is none.
 
     Raises:
-        ModnasError: both files are damaged, or the run was started with another configuration.
+        ModnasError: both files are damaged, or the run was started with another configuration or on another device.
     """
     damaged: ModnasError | None = None
     for path in (folder / CHECKPOINT, folder / PREVIOUS):
@@ -86,7 +86,7 @@ def load_search(folder: Path, state: SearchState, config: SearchConfig) -> Path 
                 optimizer.state.clear()
                 slots = with_prefix(tensors, f"optimizer.{key}.")
                 load_optimizer(optimizer, state.net.named_parameters(), slots)
-                state.generators[key].set_state(tensors[f"generator.{key}"])
+                load_generator(path, state.generators[key], tensors[f"generator.{key}"])
             state.counters = Counters(**json.loads(metadata["counters"]))
             return path
     if damaged is not None:

@@ -15,7 +15,7 @@ from modnas_fast.search.supernet import SuperNet
 
 Penalty = Callable[[], Tensor]
 
-_EAGER_STEPS = 3  # before capture: the optimiser's state and the libraries' workspaces must exist
+EAGER_STEPS = 3  # before capture: the optimiser's state and the libraries' workspaces must exist
 
 
 def build_adam(parameters: Sequence[nn.Parameter], rate: float, *, captured: bool) -> torch.optim.Adam:
@@ -76,7 +76,7 @@ class GraphedStep:
 
     def __init__(self, step: Step) -> None:
         self._step = step
-        self._eager_left = _EAGER_STEPS
+        self._eager_left = EAGER_STEPS
         self._graph: torch.cuda.CUDAGraph | None = None
         self._stream = torch.cuda.Stream()
 

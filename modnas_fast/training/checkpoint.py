@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from modnas_fast.errors import ModnasError
 from modnas_fast.networks.weights import read_safetensors, write_safetensors
-from modnas_fast.runs.checkpoint import load_optimizer, optimizer_tensors, with_prefix
+from modnas_fast.runs.checkpoint import load_generator, load_optimizer, optimizer_tensors, with_prefix
 from modnas_fast.runs.config import config_difference, config_from_mapping, config_to_json
 from modnas_fast.training.config import TrainConfig
 
@@ -53,7 +53,7 @@ def load_checkpoint(path: Path, state: TrainState, config: TrainConfig) -> None:
     """Restore `save_checkpoint`'s file into `state`.
 
     Raises:
-        ModnasError: broken file, or a run with another configuration.
+        ModnasError: broken file, or a run with another configuration or on another device.
     """
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != _FORMAT:
@@ -65,7 +65,7 @@ def load_checkpoint(path: Path, state: TrainState, config: TrainConfig) -> None:
             f"{path}: the run was started with another {', '.join(changed)}; restore the value or choose another output"
         )
     try:
-        _restore(state, tensors)
+        _restore(path, state, tensors)
     except (KeyError, RuntimeError):
         raise ModnasError(
             f"{path}: does not fit the network: restore the genotype file as it was, or choose another output"
@@ -74,9 +74,9 @@ def load_checkpoint(path: Path, state: TrainState, config: TrainConfig) -> None:
     state.step, state.elapsed = scalars["step"], scalars["elapsed"]
 
 
-def _restore(state: TrainState, tensors: dict[str, Tensor]) -> None:
+def _restore(path: Path, state: TrainState, tensors: dict[str, Tensor]) -> None:
     state.net.load_state_dict(with_prefix(tensors, "net."))
     for name, value in with_prefix(tensors, "ema.").items():
         state.ema[name].copy_(value)
-    state.generator.set_state(tensors["generator"])
+    load_generator(path, state.generator, tensors["generator"])
     load_optimizer(state.optimizer, state.net.named_parameters(), with_prefix(tensors, "optimizer."))

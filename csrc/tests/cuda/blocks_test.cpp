@@ -1,4 +1,6 @@
-// How convolutions are divided among blocks, on the devices that the engine is for: everything is covered, and fits.
+// How convolutions are divided among blocks, on the devices that the engine is for: everything is covered, and fits, in
+// a block and in a grid.
+#include <algorithm>
 #include <cstdio>
 
 #include "cuda/blocks.h"
@@ -23,6 +25,7 @@ bool right(const Machine& machine, cudaError_t error, const Blocks& blocks, cons
   const int channels = blocks.column_groups * blocks.columns * 8;
   if (error == cudaSuccess && blocks.shared_bytes <= machine.limits.shared_bytes && rows >= out.rows &&
       columns >= out.columns && channels >= out.channels && blocks.columns <= kMostColumns &&
+      blocks.tiles_down <= kMostBlocks &&
       blocks.tile_rows << blocks.tile_shift == blocks.pixels()) {
     return true;
   }
@@ -36,9 +39,9 @@ bool right(const Machine& machine, cudaError_t error, const Blocks& blocks, cons
 bool blocks_fit_every_device() {
   bool passed = true;
   for (const Machine& machine : kMachines) {
-    for (int side : {8, 64, 1000}) {
+    for (int side : {8, 64, 1000, 2 * kMostBlocks}) {
       for (int channels = 8; channels <= 128; channels += 8) {
-        const Target out = {nullptr, side, side, channels, false};
+        const Target out = {nullptr, side, std::min(side, 1000), channels, false};
         Convolution widest = {};  // 5×5 of two tensors with a shortcut
         widest.images = widest.stride = widest.scale = widest.num_phases = 1;
         widest.sources[0].channels = widest.sources[1].channels = channels;
@@ -55,6 +58,14 @@ bool blocks_fit_every_device() {
         Blocks blocks = {};
         passed &= right(machine, choose_blocks(widest, machine.limits, blocks), blocks, out);
         passed &= right(machine, choose_blocks(separable, machine.limits, blocks), blocks, out);
+        // Of many images the groups of channels are as few as can be, and the grid has no place for still more.
+        const int groups = (channels / 8 + kMostColumns - 1) / kMostColumns;
+        separable.images = kMostBlocks / groups;
+        const cudaError_t error = choose_blocks(separable, machine.limits, blocks);
+        passed &= right(machine, error, blocks, out) && separable.images * blocks.column_groups <= kMostBlocks;
+        ++separable.images;
+        const bool refused = choose_blocks(separable, machine.limits, blocks) == cudaErrorInvalidConfiguration;
+        passed &= refused || separable.images * groups <= kMostBlocks;
       }
     }
   }

@@ -2,6 +2,7 @@
 // for that, as late as it may be: then what nobody waited for shows.
 #include "runtime.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -42,6 +43,8 @@ struct CUevent_st {
 
 namespace {
 
+constexpr size_t kGraphBytes = 64 << 10;  // that must be free for a graph to be made
+
 struct Block {
   int device;
   size_t bytes;
@@ -56,6 +59,7 @@ struct Machine {
   std::map<int, std::unique_ptr<CUstream_st>> default_streams;
   std::vector<std::unique_ptr<CUstream_st>> streams;  // never freed: handles stay valid, as events may know them
   std::map<std::string, int64_t> counts;              // of calls
+  std::map<const void*, int> allowed;                 // shared memory of kernels that asked for more
 };
 
 Machine machine;
@@ -106,7 +110,15 @@ namespace emulation {
 
 cudaError_t submit(cudaStream_t stream, const Launch& launch) {
   const Lock lock(mutex);
-  if (launch.shared_bytes > static_cast<size_t>(device.shared_bytes)) return cudaErrorInvalidValue;
+  constexpr int kSharedWithoutAsking = 48 << 10, kMostBlocks = 65535, kMostThreads = 1024;
+  const auto asked = machine.allowed.find(launch.kernel);
+  const int allowed = asked == machine.allowed.end() ? kSharedWithoutAsking : asked->second;
+  if (launch.shared_bytes > static_cast<size_t>(std::max(allowed, kSharedWithoutAsking))) return cudaErrorInvalidValue;
+  const dim3 &grid = launch.grid, &block = launch.block;
+  if (grid.x == 0 || grid.x > INT32_MAX || grid.y == 0 || grid.y > kMostBlocks || grid.z == 0 ||
+      grid.z > kMostBlocks || block.x * block.y * block.z > kMostThreads) {
+    return cudaErrorInvalidConfiguration;
+  }
   const Work work = [launch] { run(launch.grid, launch.block, launch.shared_bytes, launch.thread); };
   CUstream_st& to = stream_at(stream);
   if (!to.capture) {
@@ -115,6 +127,13 @@ cudaError_t submit(cudaStream_t stream, const Launch& launch) {
   }
   to.capture->nodes.push_back(std::make_unique<CUgraphNode_st>());
   to.capture->nodes.back()->launches.push_back(work);
+  return cudaSuccess;
+}
+
+cudaError_t allow_shared_bytes(const void* kernel, int bytes) {
+  const Lock lock(mutex);
+  if (bytes < 0 || bytes > device.shared_bytes) return cudaErrorInvalidValue;
+  machine.allowed[kernel] = bytes;
   return cudaSuccess;
 }
 
@@ -152,6 +171,15 @@ __attribute__((visibility("default"))) int64_t emulation_stream(int device) {
   const Lock lock(mutex);
   machine.streams.push_back(std::unique_ptr<CUstream_st>(new CUstream_st{device, {}, 0, 0, nullptr}));
   return reinterpret_cast<int64_t>(machine.streams.back().get());
+}
+__attribute__((visibility("default"))) void emulation_capture(int64_t stream, int begin) {
+  const cudaStream_t captured = reinterpret_cast<cudaStream_t>(stream);
+  cudaGraph_t graph = nullptr;
+  if (begin != 0) {
+    cudaStreamBeginCapture(captured, cudaStreamCaptureModeRelaxed);
+  } else if (cudaStreamEndCapture(captured, &graph) == cudaSuccess) {
+    cudaGraphDestroy(graph);
+  }
 }
 __attribute__((visibility("default"))) void emulation_wait(int64_t stream) {
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream <= 2 ? 0 : stream));
@@ -246,9 +274,9 @@ cudaError_t cudaFreeHost(void* data) {
   return cudaSuccess;
 }
 
+// From pageable memory it may return before the device has the last bytes.
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
-  return cudaMemcpyAsync(to, from, bytes, kind, nullptr) == cudaSuccess ? cudaStreamSynchronize(nullptr)
-                                                                        : cudaErrorInvalidValue;
+  return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
 }
 
 // From the host's memory: as it is now. To it: at once, after all before it.
@@ -320,6 +348,12 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEve
   return cudaSuccess;
 }
 
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  const Lock lock(mutex);
+  *status = stream_at(stream).capture ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   const Lock lock(mutex);
   if (stream == nullptr) return cudaErrorStreamCaptureUnsupported;
@@ -355,6 +389,7 @@ cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t* node, cudaGraph_t graph,
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
   const Lock lock(mutex);
+  if (taken(current) + kGraphBytes > machine.bytes) return cudaErrorMemoryAllocation;
   ++machine.counts["graphs made"];
   *executable = new CUgraphExec_st;
   for (const auto& node : graph->nodes) (*executable)->nodes.emplace_back(node.get(), node->launches);

@@ -28,6 +28,7 @@ enum cudaDeviceAttr {
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed = 2 };
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDefault = 0, cudaEventDisableTiming = 2;
 constexpr unsigned cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
@@ -68,10 +69,12 @@ inline Device device;
 
 struct Launch {
   dim3 grid, block;
+  const void* kernel;
   size_t shared_bytes;
   std::function<void()> thread;
 };
 cudaError_t submit(cudaStream_t stream, const Launch& launch);
+cudaError_t allow_shared_bytes(const void* kernel, int bytes);
 
 }  // namespace emulation
 
@@ -103,6 +106,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end);
 
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
 cudaError_t cudaGraphCreate(cudaGraph_t* graph, unsigned flags);
@@ -115,14 +119,15 @@ cudaError_t cudaGraphExecChildGraphNodeSetParams(cudaGraphExec_t executable, cud
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
 
 template <typename Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
-  return cudaSuccess;
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
+  return emulation::allow_shared_bytes(reinterpret_cast<const void*>(kernel), bytes);
 }
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   std::tuple<std::decay_t<Parameters>...> copies(std::forward<Arguments>(arguments)...);
-  return emulation::submit(config->stream, {config->gridDim, config->blockDim, config->dynamicSmemBytes,
-                                            [kernel, copies] { std::apply(kernel, copies); }});
+  return emulation::submit(config->stream,
+                           {config->gridDim, config->blockDim, reinterpret_cast<const void*>(kernel),
+                            config->dynamicSmemBytes, [kernel, copies] { std::apply(kernel, copies); }});
 }
