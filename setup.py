@@ -191,6 +191,7 @@ setup(
     version=version.group(1),
     packages=[*find_packages(include=["modnas_fast", "modnas_fast.*"]), "modnas_fast.kernels"],
     package_dir={"modnas_fast.kernels": "kernels"},
+    include_package_data=False,  # what MANIFEST.in names besides is for the source distribution
     package_data={"modnas_fast": ["genotypes/*.json", "weights/*", "bench/*.json", "py.typed", "*.pyi"]},
     ext_modules=[
         Extension(ENGINE, SOURCES, language="c++", extra_link_args=["-pthread", "-ldl"]),

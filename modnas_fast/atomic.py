@@ -23,7 +23,7 @@ def write_atomically(
 
     Raises:
         FileExistsError: the file exists and `overwrite` is false, also where another process was faster.
-        OSError: whatever the file system says.
+        OSError: whatever the file system says, with the name of a file.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +40,10 @@ def write_atomically(
             os.replace(partial, target)
         else:
             _link(partial, target)
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say whose file it was
+            error.filename = os.fspath(target)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

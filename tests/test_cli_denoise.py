@@ -1,7 +1,10 @@
 """`modnas-fast denoise` as its users run it: files, folders, globs, failures, interruption."""
 
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from PIL import Image
 
 import modnas_fast
 from modnas_fast.cli import main
+from modnas_fast.cli.progress import ProgressLine
 from modnas_fast.images.files import Frame, ImageFile, read_image, write_image
 
 Capture = pytest.CaptureFixture[str]
@@ -103,6 +107,7 @@ def test_impossible_outputs_are_refused_before_any_work(
     for arguments, message in (
         ([str(tmp_path / "a.png"), str(tmp_path / "b.png"), "-o", str(tmp_path / "one.png")], "give a folder"),
         ([str(tmp_path / "a.png"), "-o", str(tmp_path)], "is an input"),
+        ([str(tmp_path / "a.png"), "-o", str(tmp_path / "o.gif")], "cannot be written as .gif; choose from .png"),
         ([str(tmp_path / "a.png"), str(tmp_path / "a.bmp"), "-o", str(tmp_path / "o"), "--ext", "tif"], "both become"),
         ([str(tmp_path / "none.png"), "-o", str(tmp_path / "o")], "does not exist"),
         ([str(tmp_path / "a.png"), "-o", str(tmp_path / "o"), "--sigma", "50"], "not for σ = 50"),
@@ -144,6 +149,32 @@ def test_a_failing_save_is_counted(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_an_interrupt_ends_the_image_at_hand(
+    tmp_path: Path, picture: Callable[..., np.ndarray], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(picture(40, 40)).save(tmp_path / "a.png")
+    updates: list[float] = []
+
+    def update(line: ProgressLine, share: float, text: str) -> None:
+        updates.append(share)
+        if len(updates) == 1:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(ProgressLine, "update", update)
+    assert main(["denoise", str(tmp_path / "a.png"), "-o", str(tmp_path / "out/"), "--tile", "8"]) == 130
+    assert len(updates) < 20  # there are 25 tiles, and several layers in each
+    assert "interrupted" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_log_has_no_line_twice(capsys: Capture) -> None:
+    progress = ProgressLine()
+    for _ in range(2):
+        progress.update(1.0, "a.png")
+    assert capsys.readouterr().err.count("100%") == 1
+
+
 def test_as_a_process(tmp_path: Path, picture: Callable[..., np.ndarray]) -> None:
     Image.fromarray(picture(8, 8)).save(tmp_path / "a.png")
     command = [sys.executable, "-m", "modnas_fast", "denoise", "a.png", "-o", "out"]
@@ -158,8 +189,6 @@ def test_every_gpu_takes_the_next_file(
     tmp_path: Path, picture: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """Three devices that stand for GPUs: each waits in its first file until all three have one."""
-    import threading
-
     import torch
 
     from modnas_fast.engine import denoiser as module

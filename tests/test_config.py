@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 
+from modnas_fast.cli import main
 from modnas_fast.runs.config import ConfigError, config_from_mapping, config_to_json, load_config
 from modnas_fast.search.config import SearchConfig
 from modnas_fast.training import TrainConfig
@@ -96,6 +98,7 @@ def test_load_config_and_overrides(tmp_path):
     changed = load_config(TrainConfig, path, ["lr=1e-3", "levels=50", "data=[c]", "steps=0", "minutes=1.5", "init=a=b"])
     assert (changed.lr, changed.levels, changed.data) == (1e-3, (50.0,), ("c",))
     assert (changed.steps, changed.minutes, changed.init) == (0, 1.5, "a=b")
+    assert load_config(TrainConfig, path, ["validation=a", "validation="]).validation == ""
 
 
 @pytest.mark.parametrize(
@@ -111,7 +114,7 @@ def test_load_config_and_overrides(tmp_path):
             ["epochs=3"],
             "unknown key 'epochs'; did you mean 'steps'|unknown key 'epochs'",
         ),
-        ("output: a\ndata: b\nsteps: 1", ["lr="], "lr is None; it must be a number"),
+        ("output: a\ndata: b\nsteps: 1", ["lr="], "lr is ''; it must be a number"),
     ],
 )
 def test_bad_files(tmp_path, text, overrides, says):
@@ -120,6 +123,16 @@ def test_bad_files(tmp_path, text, overrides, says):
     with pytest.raises(ConfigError, match=says) as caught:
         load_config(TrainConfig, path, overrides)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("verb", "kind"), [("train", TrainConfig), ("search", SearchConfig)])
+def test_the_keys_are_listed(verb, kind, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--keys"])
+    said, _, defaults = capsys.readouterr().out.partition("Defaults:")
+    for field in fields(kind):
+        assert f"{field.name}=" in defaults
+        assert re.search(rf"(^|, ){field.name}(,.*)?:", said, re.MULTILINE), f"{field.name} is not explained"
 
 
 def test_unreadable_config(tmp_path):

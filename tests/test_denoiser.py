@@ -65,6 +65,29 @@ def test_a_read_only_array(noisy: np.ndarray) -> None:
         torch.set_warn_always(False)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+def test_the_other_byte_order(dtype: type, noisy: np.ndarray) -> None:
+    """As FITS files have it."""
+    scale = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
+    image = (np.clip(noisy, 0, 1) * scale).astype(dtype)
+    restored = modnas_fast.denoise(image.astype(image.dtype.newbyteorder(">")))
+    assert restored.dtype == image.dtype.newbyteorder(">")
+    np.testing.assert_array_equal(restored, modnas_fast.denoise(image))
+
+
+def test_highlights_above_white_stay(noisy: np.ndarray) -> None:
+    bright = noisy.copy()
+    bright[:20] += 4
+    assert modnas_fast.denoise(bright)[:15].mean() > 3
+
+
+def test_the_result_may_be_part_of_what_is_differentiated(noisy: np.ndarray) -> None:
+    restored = modnas_fast.denoise(torch.from_numpy(noisy)[None, None])
+    layer = torch.nn.Conv2d(1, 1, 3)
+    layer(restored).sum().backward()
+    assert layer.weight.grad is not None
+
+
 def test_sixteen_bit_is_not_halved(noisy: np.ndarray) -> None:
     image = (np.clip(noisy, 0, 1) * 65535).astype(np.uint16)
     restored = modnas_fast.denoise(image)
@@ -159,11 +182,15 @@ def test_sigma_must_be_the_models(noisy: np.ndarray, net: DerivedNet) -> None:
     ("image", "message"),
     [
         ([[0.5]], "cannot denoise a list"),
-        (np.zeros((4, 4, 5), np.uint8), "colour is"),
+        (np.zeros((4, 4, 5), np.uint8), "C from 1 to 4"),
+        (np.zeros((3, 8, 8), np.uint8), "channels last"),
         (np.zeros((2, 4, 4, 3), np.uint8), "give .H, W. or"),
         (np.zeros((4, 4), np.int32), "int32"),
         (np.zeros((0, 4), np.uint8), "at least 1"),
         (np.full((4, 4), np.nan, np.float32), "NaN"),
+        (torch.full((1, 4, 4), torch.inf), "NaN or Inf"),
+        (np.full((4, 4), 128.0), "divide them by what white is"),
+        (torch.full((1, 1, 4, 4), 128.0), "the tensor has most samples above 2"),
         (torch.zeros(4, 4, dtype=torch.uint8), "float in"),
         (torch.zeros(1, 1, 1, 4, 4), "H, W"),
         (torch.zeros(1, 0, 4), "H, W"),
@@ -180,6 +207,7 @@ def test_other_images_are_refused(image: object, message: str) -> None:
     [
         ({"model": "modnas-z"}, "modnas-b-t1-gray-s25"),
         ({"device": "tpu"}, "choose auto, cpu or cuda"),
+        ({"device": "mps"}, "choose auto, cpu or cuda"),
         ({"tile": -8}, "tile is -8"),
         ({"tile": "big"}, "tile is 'big'"),
     ],

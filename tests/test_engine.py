@@ -353,3 +353,17 @@ def test_bad_settings(settings: dict[str, object], message: str) -> None:
     net = random_net(random_genotype(3))
     with pytest.raises(ModnasError, match=message):
         Engine(net.genotype, net.state_dict(), **settings)
+
+
+def test_sizes_below_one(engine: Engine) -> None:
+    for call in (engine.plan, engine.working_bytes, engine.warmup):
+        with pytest.raises(ModnasError, match="0x8 pixels; give sizes of at least 1"):
+            call(0, 8)
+    with pytest.raises(ModnasError, match="0 images of 8x8"):
+        engine.warmup(8, 8, 0)
+
+
+def test_a_level_that_the_model_is_not_for() -> None:
+    assert Engine.from_pretrained("modnas-b-t1-gray-s25", sigma=25, threads=1).threads == 1
+    with pytest.raises(ModnasError, match="was trained for σ = 25, not for σ = 50; choose another, or leave sigma out"):
+        Engine.from_pretrained("modnas-b-t1-gray-s25", sigma=50)

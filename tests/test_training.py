@@ -315,7 +315,7 @@ def test_bad_data_is_named(settings, tmp_path):
 def test_init_starts_from_weights_of_the_same_network(settings, tmp_path):
     first = run(settings, tmp_path / "first", steps=3)
     weights = str(first / "weights.safetensors")
-    with pytest.raises(ModnasError, match=r"init: .* holds another network"):
+    with pytest.raises(ModnasError, match=r"init: .* holds another network .*: it is .* with stages=\d channels_in=1"):
         run(settings, tmp_path / "other", init=weights, stages=2)
     second = run(settings, tmp_path / "second", init=weights, steps=1, lr=1e-8, lr_final=1e-8)
     for key, value in tensors_of(second / "weights.safetensors").items():
@@ -474,6 +474,18 @@ def test_interrupted_log_is_whole(settings, tmp_path, monkeypatch):
         assert list(scalars(tmp_path / "run", "train/psnr")) == [100]
     folder = run(settings, tmp_path / "run", **changes)
     assert list(scalars(folder, "train/psnr")) == [100, 200, 300]
+
+
+def test_a_full_disk_is_named_with_its_file(settings, tmp_path, capsys, monkeypatch):
+    path = written(tmp_path, settings, output=str(tmp_path / "run"))
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert main(["train", str(path), "steps=3"]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message == f"modnas-fast train: {tmp_path / 'run' / 'config.json'}: No space left on device"
 
 
 def test_command_line(settings, tmp_path, capsys):

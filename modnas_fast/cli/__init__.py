@@ -30,7 +30,7 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status: 0 done, 1 some inputs failed, 2 bad request, 130 interrupted."""
+    """Run one verb; returns the exit status: 0 done, 1 some inputs or files failed, 2 bad request, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="modnas-fast", description="Fast image denoising with MoD-NAS networks.")
     parser.add_argument("--version", action="version", version=f"modnas-fast {__version__}")
@@ -51,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, say) has what it wanted; without this, Python complains while flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a full disk, a folder that is not ours: nothing that a traceback explains better
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"modnas-fast {parsed.verb}: {place}{error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 def _module(verb: str) -> ModuleType:

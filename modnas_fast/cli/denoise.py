@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import TYPE_CHECKING
 
 from modnas_fast.cli.model_arguments import add_model_arguments, tile_size
@@ -68,6 +69,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failures.count else 0
 
 
+class _Stopped(Exception):
+    """Ends the computing of an image that nobody waits for any more."""
+
+
+@contextmanager
+def _set_by_interrupt(stopping: Event) -> Iterator[None]:
+    """So that pools, which end what they have begun, need not take the minutes that a large image has left."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stopping.set()
+        raise
+
+
 class _Failures:
     """Files that failed: each is named in a line of its own, and counted, while the rest goes on."""
 
@@ -88,12 +103,17 @@ def _plan(found: Sequence[tuple[Path, Path]], arguments: argparse.Namespace) -> 
     """(input, output) pairs.
 
     Raises:
-        ModnasError: two inputs with one output, or an output that is an input.
+        ModnasError: two inputs with one output, an output that is an input, or one named like an image of another kind.
     """
+    from PIL import Image
+
     from modnas_fast.images.files import WRITABLE_SUFFIXES
 
     output = Path(arguments.output)
-    names_a_file = output.suffix.lower() in WRITABLE_SUFFIXES and not output.is_dir()
+    suffix = output.suffix.lower()
+    if suffix in Image.registered_extensions().keys() - set(WRITABLE_SUFFIXES) and not output.is_dir():
+        raise ModnasError(f"{output} cannot be written as {suffix}; choose from {', '.join(WRITABLE_SUFFIXES)}")
+    names_a_file = suffix in WRITABLE_SUFFIXES and not output.is_dir()
     if names_a_file and len(found) > 1:
         raise ModnasError(f"{output} names one file, but there are {len(found)} inputs; give a folder")
     if names_a_file:
@@ -145,6 +165,7 @@ def _denoise_files(
     from modnas_fast.engine.tiling import portion
     from modnas_fast.images.files import check_writable, read_image, write_image
 
+    stopping = Event()
     idle: SimpleQueue[Denoiser] = SimpleQueue()
     for denoiser in denoisers:
         idle.put(denoiser)
@@ -152,10 +173,15 @@ def _denoise_files(
     saving: list[Future[None]] = []
     split_noted = False
 
+    def update(share: float, text: str) -> None:
+        if stopping.is_set():
+            raise _Stopped
+        progress.update(share, text)
+
     def denoise(frames: Sequence[Frame], name: str, index: int) -> tuple[Frame, ...]:
         denoiser = idle.get()
         try:
-            on_file = portion(partial(progress.update, text=name), index, len(jobs))
+            on_file = portion(partial(update, text=name), index, len(jobs))
             return tuple(
                 denoiser.denoise_frame(frame, portion(on_file, page, len(frames))) for page, frame in enumerate(frames)
             )
@@ -171,7 +197,13 @@ def _denoise_files(
             with failures.noted():
                 saving.pop(0).result()
 
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(len(denoisers)) as worker, ThreadPoolExecutor(1) as writer:
+    workers = len(denoisers)
+    with (
+        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(workers) as worker,
+        ThreadPoolExecutor(1) as writer,
+        _set_by_interrupt(stopping),
+    ):
         readings = _ahead(reader, read_image, [source for source, _ in jobs])
         for index, ((source, target), reading) in enumerate(zip(jobs, readings, strict=True)):
             with failures.noted():
@@ -182,7 +214,7 @@ def _denoise_files(
                     progress.say(f"note: {name} is for gray images; it runs red, green and blue one by one")
                     split_noted = True
                 running.append((target, image, worker.submit(denoise, image.frames, source.name, index)))
-            while len(running) >= len(denoisers):
+            while len(running) >= workers:
                 save_first(writer)
         while running:
             save_first(writer)

@@ -26,11 +26,10 @@ class ProgressLine:
             seconds_left = (now - self._started) * (1 - share) / share if share > 0 else float("inf")
         filled = int(20 * share)
         line = f"{text} {share:4.0%} [{'#' * filled}{'.' * (20 - filled)}] {_clock(seconds_left)} left"
-        if self._live:
-            self._stream.write("\r" + line.ljust(len(self._shown)))
-            self._shown = line
-        else:
-            self._stream.write(line + "\n")
+        if line == self._shown:
+            return
+        self._stream.write("\r" + line.ljust(len(self._shown)) if self._live else line + "\n")
+        self._shown = line
         self._stream.flush()
 
     def say(self, message: str) -> None:

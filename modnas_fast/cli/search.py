@@ -1,16 +1,25 @@
 """Search an architecture as a YAML configuration says.
 
-Keys are those of SearchConfig; `key=value` overrides them. An interrupted search goes on, bit for bit, with the same
+`--keys` lists the keys; `key=value` overrides the file's. An interrupted search goes on, bit for bit, with the same
 command. Several GPUs or processes: torchrun --nproc-per-node N -m modnas_fast search CONFIG.yaml
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from modnas_fast.cli.train import add_arguments
+from modnas_fast.cli.train import add_config_arguments
 
-__all__ = ["add_arguments", "run"]
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser, _config_kind)
+
+
+def _config_kind() -> type[Any]:
+    from modnas_fast.search.config import SearchConfig
+
+    return SearchConfig
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """Train a network from a YAML configuration.
 
-Keys are those of TrainConfig; `key=value` overrides them. An interrupted run goes on, bit for bit, with the same
+`--keys` lists the keys; `key=value` overrides the file's. An interrupted run goes on, bit for bit, with the same
 command. Several GPUs or processes: torchrun --nproc-per-node N -m modnas_fast train CONFIG.yaml
 """
 
@@ -8,11 +8,33 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser, _config_kind)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, kind: Callable[[], type[Any]]) -> None:
+    """The arguments of verbs with a configuration; `kind` imports and gives its class, once `--keys` asks for it."""
+
+    class ListKeys(argparse.Action):
+        def __call__(self, *_: object) -> None:
+            from modnas_fast.runs.config import describe_keys
+
+            print(describe_keys(kind()))
+            parser.exit()
+
     parser.add_argument("config", metavar="CONFIG.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--keys", action=ListKeys, nargs=0, help="list the keys, what they mean and their defaults")
+
+
+def _config_kind() -> type[Any]:
+    from modnas_fast.training import TrainConfig
+
+    return TrainConfig
 
 
 def run(arguments: argparse.Namespace) -> int:

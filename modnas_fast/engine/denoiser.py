@@ -17,7 +17,7 @@ from modnas_fast.engine import choice
 from modnas_fast.engine.engine import Engine, engine_obstacle
 from modnas_fast.engine.tiling import OnTile, ignore_progress, portion, run_tiled
 from modnas_fast.errors import ModnasError
-from modnas_fast.images.frames import Frame, from_float, to_float
+from modnas_fast.images.frames import FAR_ABOVE_WHITE, OTHER_UNIT, Frame, ImageError, from_float, to_float
 from modnas_fast.images.noise import estimate_sigma
 from modnas_fast.networks import ConditionedNet, DerivedNet, load, plain_net, shipped_models
 
@@ -80,7 +80,8 @@ class Denoiser:
             self.net: DerivedNet = net
             self.backend: str = self._at_level(self._usable(0.0)).backend
             return
-        self.net = plain_net(net, sigma, self.name).eval()
+        # What else a network is asked for, its caller decides: scoring one at another level makes sense.
+        self.net = (plain_net(net, sigma, self.name) if isinstance(net, ConditionedNet) else net).eval()
         self._engine: Engine | None = None
         self._exact: DerivedNet | None = None  # in float32, where PyTorch runs in float16
         if isinstance(model, DerivedNet):
@@ -139,7 +140,7 @@ class Denoiser:
             f"(shipped: {', '.join(shipped_models())}) or leave sigma out to use this one all the same"
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, whose tensors cannot take part in what is differentiated later
     def __call__(self, y: Tensor, on_tile: OnTile = ignore_progress) -> Tensor:
         """Denoise a batch.
 
@@ -250,7 +251,8 @@ def denoise(
         The same kind, shape and dtype; integers are rounded and clipped, floats are not clipped. Alpha is carried over.
 
     Raises:
-        ModnasError: an image of another kind, an unknown model, or a σ that the model was not trained for.
+        ModnasError: an image of another kind or unit, or with NaN or Inf; an unknown model, or a σ that the model was
+            not trained for.
     """
     if isinstance(model, DerivedNet):
         denoiser = Denoiser(model, device, tile, x8, sigma)
@@ -284,6 +286,8 @@ def choose_device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise ModnasError(f"device is {device!r}; choose auto, cpu or cuda") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise ModnasError(f"device is {str(device)!r}; choose auto, cpu or cuda")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ModnasError(f"device is {device!r}, but torch sees no CUDA device; choose auto or cpu")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
@@ -303,16 +307,24 @@ def _denoise_tensor(denoiser: Denoiser, image: Tensor) -> Tensor:
         raise ModnasError(
             f"the tensor is {image.dtype} {list(image.shape)}; give [H, W], [C, H, W] or [N, C, H, W], float in [0, 1]"
         )
+    if not image.isfinite().all():
+        raise ImageError("the tensor holds NaN or Inf; replace them, for example by torch.nan_to_num")
+    if (image > FAR_ABOVE_WHITE).sum() > image.numel() / 2:
+        raise ImageError(f"the tensor {OTHER_UNIT}")
     batch = image[(None,) * (4 - image.ndim)]
     _note_channels(denoiser, batch.shape[1])
     return denoiser(batch).reshape(image.shape)
 
 
 def _denoise_array(denoiser: Denoiser, image: Array) -> Array:
-    if image.dtype == np.float64 or image.dtype == np.float16:
-        return _denoise_array(denoiser, image.astype(np.float32)).astype(image.dtype)
-    if image.ndim not in (2, 3):
-        raise ModnasError(f"the array is {list(image.shape)}; give [H, W] or [H, W, C]")
+    native = image.dtype.newbyteorder("=")
+    if native in (np.float64, np.float16) or native != image.dtype:
+        plain = np.float32 if native.kind == "f" else native
+        return _denoise_array(denoiser, image.astype(plain)).astype(image.dtype)
+    if image.ndim not in (2, 3) or (image.ndim == 3 and not 1 <= image.shape[2] <= 4):
+        raise ModnasError(
+            f"the array is {list(image.shape)}; give [H, W] or [H, W, C] with C from 1 to 4, channels last"
+        )
     frame = Frame.from_samples(image)
     _note_channels(denoiser, frame.colour.shape[2])
     return denoiser.denoise_frame(frame).samples.reshape(image.shape)

@@ -89,7 +89,8 @@ class Engine:
     ) -> Engine:
         """The engine of a shipped model, by name, or of a weight file; `settings` are `Engine`'s other arguments.
 
-        A model for every σ has to be told which (0–255 scale); it is built in, so another takes another engine.
+        A model for every σ has to be told which (0–255 scale); it is built in, so another takes another engine. To
+        other models `sigma` is what the caller expects them to be for.
 
         Raises:
             ModnasError: as `networks.load`, `networks.plain_net` and `Engine`.
@@ -158,7 +159,12 @@ class Engine:
         return self._backend.run(x, None, progress, round_up(tile), None)
 
     def warmup(self, height: int, width: int, images: int = 1) -> None:
-        """Plan for batches of this size, and touch all memory that they need, so that the first call is as fast."""
+        """Plan for batches of this size, and touch all memory that they need, so that the first call is as fast.
+
+        Raises:
+            ModnasError: a size below 1.
+        """
+        _check_size(height, width, images)
         self._backend.warmup(height, width, images)
 
     def plan(self, height: int, width: int, timed: bool = False) -> Plan:
@@ -168,11 +174,20 @@ class Engine:
             height, width: in pixels.
             timed: run it first, to have times. On the CPU they are the means of all calls so far in any case; on CUDA
                 each launch is repeated by itself.
+
+        Raises:
+            ModnasError: a size below 1.
         """
+        _check_size(height, width)
         return self._backend.plan(height, width, timed)
 
     def working_bytes(self, height: int, width: int) -> int:
-        """Bytes that an image of this size takes beyond weights, input and output."""
+        """Bytes that an image of this size takes beyond weights, input and output.
+
+        Raises:
+            ModnasError: a size below 1.
+        """
+        _check_size(height, width)
         return self._backend.working_bytes(height, width)
 
     def release(self) -> None:
@@ -186,6 +201,11 @@ def _check_choices(dtype: str, dtypes: tuple[str, ...], threads: int | None, mem
     for name, value in (("threads", threads), ("memory_limit", memory_limit)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ModnasError(f"{name} is {value!r}; give a whole number of at least 1")
+
+
+def _check_size(height: int, width: int, images: int = 1) -> None:
+    if min(height, width, images) < 1:
+        raise ModnasError(f"{images} image{'s' * (images != 1)} of {height}x{width} pixels; give sizes of at least 1")
 
 
 def _shape_of_network(arrays: Mapping[str, Array]) -> tuple[int, int]:

@@ -12,6 +12,11 @@ from modnas_fast.errors import ModnasError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _DTYPES = (np.uint8, np.uint16, np.float32)
+FAR_ABOVE_WHITE = 2.0  # where noise and highlights have few samples, and images in another unit most
+OTHER_UNIT = (
+    f"has most samples above {FAR_ABOVE_WHITE:g}, but floats run from 0, black, to 1, white; "
+    "divide them by what white is, for example 255"
+)
 
 
 class ImageError(ModnasError):
@@ -42,7 +47,7 @@ class Frame:
         alpha: [H, W], same dtype; carried from input to output, never denoised.
 
     Raises:
-        ImageError: on another shape or dtype, and on NaN or Inf.
+        ImageError: on another shape or dtype, on NaN or Inf, and on floats in another unit, [0, 255] say.
     """
 
     colour: Array
@@ -61,6 +66,8 @@ class Frame:
         planes = [self.colour] if self.alpha is None else [self.colour, self.alpha]
         if dtype == np.float32 and not all(np.isfinite(plane).all() for plane in planes):
             raise ImageError("holds NaN or Inf; replace them, for example by numpy.nan_to_num")
+        if dtype == np.float32 and np.count_nonzero(self.colour > FAR_ABOVE_WHITE) > self.colour.size / 2:
+            raise ImageError(OTHER_UNIT)
 
     @classmethod
     def from_samples(cls, samples: Array) -> Frame:

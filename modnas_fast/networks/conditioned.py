@@ -101,13 +101,15 @@ def plain_net(net: DerivedNet, sigma: float | None, name: str) -> DerivedNet:
     """`net`, or of one for every σ the plain network at `sigma` (0–255 scale); `name` is what errors call it.
 
     Raises:
-        ModnasError: a network for every σ without one, or with one that it was not trained for.
+        ModnasError: a σ that the network was not trained for, or none for one for every σ.
     """
-    if not isinstance(net, ConditionedNet):
-        return net
-    levels = f" ({net.degradation})" if net.degradation else ""
+    told = isinstance(net, ConditionedNet)
     if sigma is None:
+        if not told:
+            return net
+        levels = f" ({net.degradation})" if net.degradation else ""
         raise ModnasError(f"model {name} is for every level of noise{levels} and has to be told: give sigma")
     if net.degradation is not None and not net.degradation.covers("awgn", sigma):
-        raise ModnasError(f"model {name} was trained for {net.degradation}, not for σ = {sigma:g}; choose another")
-    return net.at(sigma)
+        fix = "choose another" + ", or leave sigma out to use this one all the same" * (not told)
+        raise ModnasError(f"model {name} was trained for {net.degradation}, not for σ = {sigma:g}; {fix}")
+    return net.at(sigma) if isinstance(net, ConditionedNet) else net

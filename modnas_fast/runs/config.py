@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
@@ -40,7 +42,7 @@ def config_from_mapping(kind: type[Config], entries: Mapping[str, Any]) -> Confi
 
 
 def load_config(kind: type[Config], path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a YAML file and apply `key=value` overrides, whose values are YAML as well.
+    """Read a YAML file and apply `key=value` overrides, whose values are YAML as well; `key=` is the empty text.
 
     Raises:
         ConfigError: unreadable file, broken YAML, or anything `config_from_mapping` refuses.
@@ -57,7 +59,7 @@ def load_config(kind: type[Config], path: str | Path, overrides: Iterable[str] =
             key, equals, value = override.partition("=")
             if not equals:
                 raise ConfigError(f"override {override!r} must read key=value")
-            entries[key] = yaml.safe_load(value)
+            entries[key] = yaml.safe_load(value) if value.strip() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
     except yaml.YAMLError as error:
@@ -71,6 +73,16 @@ def load_config(kind: type[Config], path: str | Path, overrides: Iterable[str] =
 def config_to_json(config: Any) -> str:
     """What `config_from_mapping` reads back, by `json.loads`."""
     return json.dumps(asdict(config), indent=2)
+
+
+def describe_keys(kind: type[Any]) -> str:
+    """What a configuration's docstring says of its keys, and their defaults."""
+    said = textwrap.dedent(inspect.cleandoc(kind.__doc__ or "").partition("Args:\n")[2])
+    defaults = (
+        f"{entry.name}=" + ("(needed)" if entry.default is MISSING else json.dumps(entry.default))
+        for entry in fields(kind)
+    )
+    return f"{said}\n\nDefaults:\n" + textwrap.fill(" ".join(defaults), 110, break_on_hyphens=False)
 
 
 def config_difference(one: Config, other: Config, ignore: frozenset[str]) -> list[str]:

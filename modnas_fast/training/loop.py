@@ -221,7 +221,8 @@ def _build_net(config: TrainConfig) -> DerivedNet:
         start = load(config.init)
         if (start.genotype, len(start.stages), start.channels_in) != (genotype, config.stages, config.channels_in):
             raise ModnasError(
-                f"init: {config.init} holds another network than genotype, stages and channels_in describe"
+                f"init: {config.init} holds another network than genotype, stages and channels_in describe: it is "
+                f"{start.genotype.name} with stages={len(start.stages)} channels_in={start.channels_in}"
             )
         if isinstance(start, ConditionedNet) and not config.conditioned:
             start = start.at(config.levels[0])
