@@ -10,11 +10,12 @@ namespace modnas_fast {
 namespace {
 
 constexpr int64_t kSlack = 16;  // elements that a kernel may read beyond the last pixel
+constexpr int kWideLanes = 16;  // where 32 registers hold the transforms of 8 points
 constexpr int64_t kInPlaceBytes = int64_t{1} << 20;  // smaller tensors stay in the L2 cache; bands cost waiting
 
 // Outputs of a Winograd layer's tiles along an axis. Measured at 16², 32², 64² and 256², times of both kinds are as
 // points² · (tiles + what reading the weights costs), and a tenth more with 8 points.
-int64_t choose_outputs(const PreparedLayer& layer, const std::vector<Placement>& tensors) {
+int64_t choose_outputs(const PreparedStage& stage, const PreparedLayer& layer, const std::vector<Placement>& tensors) {
   if (layer.algorithm != Algorithm::kWinograd) return 0;
   constexpr int64_t kRegisterTile = 4, kWeights = 12;
   const int64_t smaller = winograd_outputs(layer.facts.kernel, 6), larger = winograd_outputs(layer.facts.kernel, 8);
@@ -25,7 +26,7 @@ int64_t choose_outputs(const PreparedLayer& layer, const std::vector<Placement>&
     const int64_t computed = (tiles + kRegisterTile - 1) / kRegisterTile * kRegisterTile;
     return static_cast<double>(points * points * (computed + kWeights));
   };
-  return 1.1 * work(larger) < work(smaller) ? larger : smaller;
+  return stage.lanes == kWideLanes && 1.1 * work(larger) < work(smaller) ? larger : smaller;
 }
 
 // Makes the tensor's halo large enough for one that reads `before` to the left and above, and `after` beyond.
@@ -136,7 +137,7 @@ Plan make_plan(const PreparedStage& stage, Storage storage, int64_t rows, int64_
   std::vector<Lifetime> lifetimes(count);
   for (int step = 0; step < static_cast<int>(stage.layers.size()); ++step) {
     const PreparedLayer& layer = stage.layers[step];
-    plan.winograd_outputs.push_back(choose_outputs(layer, plan.tensors));
+    plan.winograd_outputs.push_back(choose_outputs(stage, layer, plan.tensors));
     widen_inputs(plan.tensors, layer, plan.winograd_outputs.back());
     lifetimes[layer.facts.output].first_step = lifetimes[layer.facts.output].last_step = step;
     for (int input : layer.facts.inputs) lifetimes[input].last_step = step;
