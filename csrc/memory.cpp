@@ -82,7 +82,7 @@ Arena::~Arena() { release(); }
 void Arena::reserve(int64_t bytes) {
   if (bytes <= bytes_) return;
   release();
-  // Six rows of a tensor and up to 64 planes of scratch are read at a time: with small pages, address translation stalls.
+  // Six rows of a tensor and 36 planes of scratch are read at a time: with small pages, address translation stalls.
   const int64_t alignment = bytes < kHugePage ? kAlignment : kHugePage;
   const int64_t size = (bytes + alignment - 1) / alignment * alignment;
   data_ = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(size));

@@ -18,13 +18,10 @@ constexpr int64_t kSizeMultiple = 8;
 
 int64_t round_up(int64_t size, int64_t to) { return (size + to - 1) / to * to; }
 
-std::string kernel_name(const PreparedLayer& layer, int64_t winograd_outputs) {
+const char* kernel_name(const PreparedLayer& layer) {
   switch (layer.algorithm) {
     case Algorithm::kTaps: return "direct";
-    case Algorithm::kWinograd: {
-      const std::string outputs = std::to_string(winograd_outputs), kernel = std::to_string(layer.facts.kernel);
-      return "winograd F(" + outputs + "x" + outputs + "," + kernel + "x" + kernel + ")";
-    }
+    case Algorithm::kWinograd: return layer.facts.kernel == 3 ? "winograd F(4x4,3x3)" : "winograd F(2x2,5x5)";
     case Algorithm::kSeparable: return "depthwise + 1x1";
     case Algorithm::kUpsample: return "interpolation";
     case Algorithm::kOutput: return "1x1 + relaxation";
@@ -37,7 +34,7 @@ int64_t scratch_floats(const PreparedLayer& layer, const std::vector<Tensor>& te
   int64_t channels_in = 0, floats = 0;
   for (int input : layer.facts.inputs) channels_in += tensors[input].padded_channels;
   if (layer.algorithm == Algorithm::kWinograd) {
-    return winograd_scratch(layer.facts.kernel, channels_in, channels_out,
+    return winograd_scratch(channels_in, channels_out,
                             layer.facts.shortcut < 0 ? 0 : tensors[layer.facts.shortcut].padded_channels);
   }
   if (layer.algorithm == Algorithm::kSeparable) return separable_scratch(channels_in, channels_out);
@@ -53,8 +50,8 @@ int64_t scratch_floats(const PreparedLayer& layer, const std::vector<Tensor>& te
 }
 
 // Tiles a task, whole register tiles: an equal share where that is less than a task can take.
-int64_t winograd_chunk(int64_t points, int64_t tiles, int64_t threads) {
-  return std::min(winograd_tiles(points), round_up((tiles + threads - 1) / threads, 8));
+int64_t winograd_chunk(int64_t tiles, int64_t threads) {
+  return std::min(kWinogradTiles, round_up((tiles + threads - 1) / threads, 8));
 }
 
 }  // namespace
@@ -82,13 +79,7 @@ Plan& Network::plan_for(int64_t rows, int64_t columns) {
   if (known != plans_.end()) {
     plans_.splice(plans_.begin(), plans_, known);
   } else {
-    Plan plan = make_plan(stages_.front(), storage_, rows, columns);
-    for (PreparedStage& stage : stages_) {
-      for (size_t index = 0; index < stage.layers.size(); ++index) {
-        if (plan.winograd_outputs[index] != 0) pack_winograd(stage, stage.layers[index], plan.winograd_outputs[index]);
-      }
-    }
-    plans_.push_front(std::move(plan));
+    plans_.push_front(make_plan(stages_.front(), storage_, rows, columns));
     if (plans_.size() > kPlans) plans_.pop_back();
   }
   return plans_.front();
@@ -116,7 +107,7 @@ bool Network::run(const RunRequest& request, const Progress& progress) {
     float* result = x == buffers[1] ? buffers[2] : buffers[1];
     for (size_t index = 0; index < layers; ++index) {
       const auto begin = std::chrono::steady_clock::now();
-      run_layer(stages_[stage].layers[index], index, plan, x, buffers[0], result);
+      run_layer(stages_[stage].layers[index], plan.in_place[index], plan, x, buffers[0], result);
       const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
       plan.layer_seconds[index] += taken.count();
       if (progress && !progress(++step / steps)) return false;
@@ -128,7 +119,7 @@ bool Network::run(const RunRequest& request, const Progress& progress) {
   return true;
 }
 
-void Network::run_layer(const PreparedLayer& layer, size_t index, const Plan& plan, float* input, float* noisy,
+void Network::run_layer(const PreparedLayer& layer, bool in_place, const Plan& plan, float* input, float* noisy,
                         float* output) {
   const LayerFacts& facts = layer.facts;
   const int last = static_cast<int>(plan.tensors.size()) - 1;
@@ -197,21 +188,17 @@ void Network::run_layer(const PreparedLayer& layer, size_t index, const Plan& pl
     case Algorithm::kWinograd: {
       Source sources[2];
       for (size_t i = 0; i < facts.inputs.size(); ++i) sources[i] = source(facts.inputs[i], 1, facts.relu_in);
-      const int64_t outputs = plan.winograd_outputs[index];
-      const bool in_place = plan.in_place[index];
-      const WinogradWeights& weights =
-          *std::find_if(layer.winograd.begin(), layer.winograd.end(),
-                        [&](const WinogradWeights& candidate) { return candidate.outputs == outputs; });
-      WinogradArguments arguments = {sources, static_cast<int64_t>(facts.inputs.size()), facts.kernel, outputs,
-                                     weights.packed.data(), weights.stride, layer.bias.data(), nullptr, target};
+      WinogradArguments arguments = {sources, static_cast<int64_t>(facts.inputs.size()), facts.kernel,
+                                     layer.weights.data(), layer.weight_stride, layer.bias.data(), nullptr, target};
       if (!phases.empty()) {
         phases.front().out.relu = false;  // the sum is rectified, not this part of it
         arguments.shortcut = &phases.front();
       }
+      const int64_t outputs = winograd_outputs(facts.kernel);
       const int64_t across = (place.columns + outputs - 1) / outputs;
       const int64_t tiles = (place.rows + outputs - 1) / outputs * across;
-      const int64_t band = in_place ? band_rows(outputs) / outputs * across : tiles;
-      const int64_t chunk = winograd_chunk(outputs + facts.kernel - 1, band, threads_.size());
+      const int64_t band = in_place ? kBandRows / outputs * across : tiles;
+      const int64_t chunk = winograd_chunk(band, threads_.size());
       for (int64_t first = 0; first < tiles; first += band) {
         const int64_t end = std::min(first + band, tiles), chunks = (end - first + chunk - 1) / chunk;
         threads_.run(in_place ? chunks : chunks + 1, [&](int64_t task, int thread) {
@@ -256,14 +243,11 @@ int64_t Network::working_bytes(int64_t rows, int64_t columns) const {
   return make_plan(stages_.front(), storage_, padded_rows, padded_columns).bytes + scratch_.bytes();
 }
 
-int64_t Network::weight_bytes() {
-  std::lock_guard<std::mutex> lock(mutex_);
+int64_t Network::weight_bytes() const {
   size_t floats = 0;
   for (const PreparedStage& stage : stages_) {
     for (const PreparedLayer& layer : stage.layers) {
       floats += layer.weights.size() + layer.bias.size() + layer.depthwise_weights.size() + layer.depthwise_bias.size();
-      floats += layer.matrix.size();
-      for (const WinogradWeights& weights : layer.winograd) floats += weights.packed.size();
       for (const Phase& phase : layer.phases) floats += phase.weights.size() + phase.bias.size();
     }
   }
@@ -281,8 +265,8 @@ std::vector<LayerReport> Network::report(int64_t rows, int64_t columns) {
     const Placement& place = plan.tensors[facts.output];
     int64_t channels_in = 0;
     for (int input : facts.inputs) channels_in += stage.tensors[input].channels;
-    lines.push_back({facts.name, kernel_name(stage.layers[index], plan.winograd_outputs[index]), place.rows,
-                     place.columns, channels_in, stage.tensors[facts.output].channels, facts.macs_a_pixel * place.rows * place.columns,
+    lines.push_back({facts.name, kernel_name(stage.layers[index]), place.rows, place.columns, channels_in,
+                     stage.tensors[facts.output].channels, facts.macs_a_pixel * place.rows * place.columns,
                      place.bytes(),
                      plan.measured == 0 ? 0 : plan.layer_seconds[index] / static_cast<double>(plan.measured)});
   }

@@ -55,7 +55,7 @@ class Network {
 
   // Bytes that a run on this size needs beyond the weights.
   int64_t working_bytes(int64_t rows, int64_t columns) const;
-  int64_t weight_bytes();  // packed so far, and what is kept to pack for other sizes
+  int64_t weight_bytes() const;
   // The plan for this size, with the times measured on it if any were.
   std::vector<LayerReport> report(int64_t rows, int64_t columns);
   void release();  // gives the arena back
@@ -66,7 +66,7 @@ class Network {
 
  private:
   Plan& plan_for(int64_t rows, int64_t columns);
-  void run_layer(const PreparedLayer& layer, size_t index, const Plan& plan, float* input, float* noisy,
+  void run_layer(const PreparedLayer& layer, bool in_place, const Plan& plan, float* input, float* noisy,
                  float* output);
 
   const int64_t image_channels_;

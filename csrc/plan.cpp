@@ -10,24 +10,7 @@ namespace modnas_fast {
 namespace {
 
 constexpr int64_t kSlack = 16;  // elements that a kernel may read beyond the last pixel
-constexpr int kWideLanes = 16;  // where 32 registers hold the transforms of 8 points
 constexpr int64_t kInPlaceBytes = int64_t{1} << 20;  // smaller tensors stay in the L2 cache; bands cost waiting
-
-// Outputs of a Winograd layer's tiles along an axis. Measured at 16², 32², 64² and 256², times of both kinds are as
-// points² · (tiles + what reading the weights costs), and a tenth more with 8 points.
-int64_t choose_outputs(const PreparedStage& stage, const PreparedLayer& layer, const std::vector<Placement>& tensors) {
-  if (layer.algorithm != Algorithm::kWinograd) return 0;
-  constexpr int64_t kRegisterTile = 4, kWeights = 12;
-  const int64_t smaller = winograd_outputs(layer.facts.kernel, 6), larger = winograd_outputs(layer.facts.kernel, 8);
-  const Placement& output = tensors[layer.facts.output];
-  const auto work = [&](int64_t outputs) {
-    const int64_t points = outputs + layer.facts.kernel - 1;
-    const int64_t tiles = ((output.rows + outputs - 1) / outputs) * ((output.columns + outputs - 1) / outputs);
-    const int64_t computed = (tiles + kRegisterTile - 1) / kRegisterTile * kRegisterTile;
-    return static_cast<double>(points * points * (computed + kWeights));
-  };
-  return stage.lanes == kWideLanes && 1.1 * work(larger) < work(smaller) ? larger : smaller;
-}
 
 // Makes the tensor's halo large enough for one that reads `before` to the left and above, and `after` beyond.
 void widen(Placement& tensor, int64_t before, int64_t rows_after, int64_t columns_after) {
@@ -36,9 +19,9 @@ void widen(Placement& tensor, int64_t before, int64_t rows_after, int64_t column
   tensor.columns_after = std::max(tensor.columns_after, columns_after);
 }
 
-void widen_inputs(std::vector<Placement>& tensors, const PreparedLayer& layer, int64_t outputs) {
+void widen_inputs(std::vector<Placement>& tensors, const PreparedLayer& layer) {
   if (layer.algorithm == Algorithm::kWinograd) {
-    const int64_t reach = layer.facts.kernel / 2;
+    const int64_t reach = layer.facts.kernel / 2, outputs = winograd_outputs(layer.facts.kernel);
     for (int input : layer.facts.inputs) {
       Placement& tensor = tensors[input];
       // Tiles hang over the border by up to outputs − 1.
@@ -97,7 +80,7 @@ std::vector<int> replaced_tensors(const PreparedStage& stage, const std::vector<
 // rows end where the next band's operands begin. `owners` are those of `replaced_tensors`.
 std::vector<Tie> in_place_ties(const PreparedStage& stage, const std::vector<Placement>& tensors,
                                const std::vector<int>& owners, const std::vector<Lifetime>& lifetimes,
-                               const std::vector<int64_t>& winograd_outputs, std::vector<bool>& in_place) {
+                               std::vector<bool>& in_place) {
   std::vector<Tie> ties;
   for (int step = 0; step < static_cast<int>(stage.layers.size()); ++step) {
     const PreparedLayer& layer = stage.layers[step];
@@ -109,8 +92,8 @@ std::vector<Tie> in_place_ties(const PreparedStage& stage, const std::vector<Pla
       const Placement& from = tensors[input];
       const int owner = owners[input];
       if (input == 0 || lifetimes[owner].last_step != step || output.row_stride() > from.row_stride()) continue;
-      const int64_t rows = output.before + band_rows(winograd_outputs[step]);
-      const int64_t bytes = (rows * output.row_stride() + kSlack) * element_bytes(output.storage);
+      const int64_t bytes =
+          ((output.before + kBandRows) * output.row_stride() + kSlack) * element_bytes(output.storage);
       ties.push_back({facts.output, owner, (bytes + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment});
       in_place[step] = true;
       break;
@@ -137,8 +120,7 @@ Plan make_plan(const PreparedStage& stage, Storage storage, int64_t rows, int64_
   std::vector<Lifetime> lifetimes(count);
   for (int step = 0; step < static_cast<int>(stage.layers.size()); ++step) {
     const PreparedLayer& layer = stage.layers[step];
-    plan.winograd_outputs.push_back(choose_outputs(stage, layer, plan.tensors));
-    widen_inputs(plan.tensors, layer, plan.winograd_outputs.back());
+    widen_inputs(plan.tensors, layer);
     lifetimes[layer.facts.output].first_step = lifetimes[layer.facts.output].last_step = step;
     for (int input : layer.facts.inputs) lifetimes[input].last_step = step;
     if (layer.facts.shortcut >= 0) lifetimes[layer.facts.shortcut].last_step = step;
@@ -158,7 +140,7 @@ Plan make_plan(const PreparedStage& stage, Storage storage, int64_t rows, int64_
   for (int i = 0; i < 3; ++i) lifetimes.push_back({image.bytes(), 0, last});
   plan.in_place.assign(stage.layers.size(), false);
   const Layout layout =
-      lay_out(lifetimes, in_place_ties(stage, plan.tensors, owners, lifetimes, plan.winograd_outputs, plan.in_place));
+      lay_out(lifetimes, in_place_ties(stage, plan.tensors, owners, lifetimes, plan.in_place));
   for (int tensor = 0; tensor < count; ++tensor) {
     plan.tensors[tensor].offset = layout.offsets[owners[tensor]];
   }

@@ -22,20 +22,23 @@ struct Placement {
   int64_t origin() const { return before * row_stride() + before * pixel_stride(); }  // elements before pixel (0, 0)
 };
 
-// Rows of a band, whole tiles: layers that work in place are computed band by band.
-constexpr int64_t band_rows(int64_t winograd_outputs) { return 32 / winograd_outputs * winograd_outputs; }
+// Rows of a band: layers that work in place are computed band by band.
+constexpr int64_t kBandRows = 32;
 
 struct Plan {
   int64_t rows, columns;              // of the image, padded to multiples of 8
   std::vector<Placement> tensors;     // by number; 0 and the last one lie in image buffers instead
   int64_t image_offsets[3];           // bytes; y, and two for x in turn; all placed as tensors[0] is
   int64_t bytes;                      // of the arena
-  std::vector<bool> in_place;         // a layer each: its output overwrites an input, a band behind what is read
-  std::vector<int64_t> winograd_outputs;  // a layer each: outputs of its tiles along an axis, 0 where it has none
+  std::vector<bool> in_place;         // a layer each: its output overwrites an input, kBandRows behind what is read
   std::vector<double> layer_seconds;  // sums
   int64_t measured = 0;               // stages run
 };
 
 // Images are float32; all other tensors are stored as `storage`.
 Plan make_plan(const PreparedStage& stage, Storage storage, int64_t rows, int64_t columns);
+
+// Outputs of a Winograd tile along one axis.
+inline int64_t winograd_outputs(int kernel) { return kernel == 3 ? 4 : 2; }
+
 }  // namespace modnas_fast

@@ -63,8 +63,8 @@ class Packing {
     return with_slack(pack_bias(bias, columns_, lanes_));
   }
 
-  // By arithmetic: at most 2.25 products an output instead of 9, or 9 instead of 25, but transforms whose cost a few
-  // channels would not repay.
+  // By arithmetic: 2.25 products an output instead of 9, or 9 instead of 25, but transforms whose cost a few channels
+  // would not repay.
   bool winograd_wins() const {
     int64_t channels = 0;
     for (int input : layer_.facts.inputs) channels += tensors_[input].channels;
@@ -75,7 +75,11 @@ class Packing {
   void winograd() {
     result_.algorithm = Algorithm::kWinograd;
     const PlainPhase& plain = layer_.phases.front();
-    result_.matrix = plain.matrix;
+    for (const std::vector<float>& matrix : winograd_weights(plain.matrix, layer_.facts.kernel, rows_, columns_)) {
+      const std::vector<float> tile = pack_matrix(matrix, rows_, columns_, lanes_);
+      result_.weight_stride = static_cast<int64_t>(tile.size());
+      result_.weights.insert(result_.weights.end(), tile.begin(), tile.end());
+    }
     result_.bias = packed_bias(plain.bias);
     if (layer_.facts.shortcut >= 0) {
       Phase phase;
@@ -139,24 +143,7 @@ PreparedStage prepare_stage(const std::vector<Layer>& layers, int64_t image_chan
   PreparedStage stage;
   for (const PlainLayer& layer : plain.layers) stage.layers.push_back(Packing(layer, plain.tensors, lanes).pack());
   stage.tensors = std::move(plain.tensors);
-  stage.lanes = lanes;
   return stage;
-}
-
-void pack_winograd(PreparedStage& stage, PreparedLayer& layer, int64_t outputs) {
-  for (const WinogradWeights& weights : layer.winograd) {
-    if (weights.outputs == outputs) return;
-  }
-  const int64_t columns = stage.tensors[layer.facts.output].padded_channels;
-  const int64_t rows = static_cast<int64_t>(layer.matrix.size()) / (layer.facts.kernel * layer.facts.kernel * columns);
-  WinogradWeights weights = {outputs, 0, {}};
-  for (const std::vector<float>& matrix :
-       winograd_weights(layer.matrix, layer.facts.kernel, static_cast<int>(outputs), rows, columns)) {
-    const std::vector<float> tile = pack_matrix(matrix, rows, columns, stage.lanes);
-    weights.stride = static_cast<int64_t>(tile.size());
-    weights.packed.insert(weights.packed.end(), tile.begin(), tile.end());
-  }
-  layer.winograd.push_back(std::move(weights));
 }
 
 }  // namespace modnas_fast

@@ -1,5 +1,4 @@
-// Layers made ready for the CPU: the choice of kernel, weights packed once. Nothing here depends on sizes, except
-// which of its weights a Winograd layer has transformed: those that plans have wanted.
+// Layers made ready for the CPU: the choice of kernel, weights packed once. Nothing here depends on sizes.
 #pragma once
 
 #include <cstdint>
@@ -42,32 +41,21 @@ struct Phase {
   Floats weights, bias;
 };
 
-// A Winograd layer's weights for tiles of so many outputs along an axis.
-struct WinogradWeights {
-  int64_t outputs, stride;  // stride: floats from one packed matrix to the next
-  Floats packed;
-};
-
 struct PreparedLayer {
   LayerFacts facts;
   Algorithm algorithm;
   std::vector<Phase> phases;  // kTaps; the shortcut of kWinograd
-  Floats weights, bias;       // kSeparable, kOutput; the bias of kWinograd
+  Floats weights, bias;       // kWinograd, kSeparable, kOutput
+  int64_t weight_stride = 0;  // kWinograd
   Floats depthwise_weights, depthwise_bias;
-  std::vector<float> matrix;              // kWinograd: [kernel², rows, columns], not transformed
-  std::vector<WinogradWeights> winograd;  // for the tiles that plans have wanted
 };
 
 struct PreparedStage {
   std::vector<PreparedLayer> layers;
   std::vector<Tensor> tensors;  // by number
-  int lanes;
 };
 
 // Raises std::invalid_argument where layers do not fit together.
 PreparedStage prepare_stage(const std::vector<Layer>& layers, int64_t image_channels, int lanes);
-
-// Transforms and packs a Winograd layer's weights for tiles of `outputs`, once.
-void pack_winograd(PreparedStage& stage, PreparedLayer& layer, int64_t outputs);
 
 }  // namespace modnas_fast

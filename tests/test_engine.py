@@ -206,7 +206,6 @@ def test_the_plan_shows_every_layer_and_counts_what_the_summary_counts(engine: E
     table = str(engine.plan(120, 200))
     assert all(row.seconds > 0 for row in engine.plan(120, 200).rows)
     assert "winograd F(4x4,3x3)" in table
-    assert ("winograd F(6x6,3x3)" in table) == engine.variant.startswith("avx512")
     assert "DB4 fuse" in table
 
 

@@ -49,14 +49,12 @@ struct TapsArguments {
   Target out;
 };
 
-// A stride-1 convolution by Winograd's minimal filtering: F(4×4, 3×3) or F(2×2, 5×5) on tiles of 6×6 inputs, or
-// F(6×6, 3×3) or F(4×4, 5×5) on tiles of 8×8.
+// A stride-1 convolution by Winograd's minimal filtering on 6×6 tiles: F(4×4, 3×3) or F(2×2, 5×5).
 struct WinogradArguments {
   const Source* sources;  // [num_sources], concatenated along channels
   int64_t num_sources;
   int64_t kernel;            // 3 or 5
-  int64_t outputs;           // of a tile along an axis
-  const float* weights;      // [points, Σ sources' channels, channels], each matrix packed by pack_matrix
+  const float* weights;      // [36, Σ sources' channels, channels], each matrix packed by pack_matrix
   int64_t weight_stride;     // floats from one packed matrix to the next
   const float* bias;         // [channels], packed by pack_bias; unused with a shortcut, which brings it
   const TapsArguments* shortcut;  // of one tap; added, or null
@@ -105,15 +103,13 @@ struct Kernels {
   const TrainingKernels* training;
 };
 
-// Outputs along an axis of a Winograd tile with so many points along it, and tiles that one call takes at most.
-constexpr int64_t winograd_outputs(int64_t kernel, int64_t points) { return points - kernel + 1; }
-constexpr int64_t winograd_tiles(int64_t points) { return points == 6 ? 32 : 16; }
-constexpr int64_t kWinogradShared = 8;  // neighbours whose shortcut is computed at once
+// Tiles that one call of `winograd` takes at most, and floats of scratch that a thread needs for its widest layer.
+constexpr int64_t kWinogradTiles = 32;
+constexpr int64_t kWinogradShared = 8;  // neighbours that share column transforms: few enough for the L1 cache
 constexpr int64_t kSeparablePixels = 48;
 constexpr int64_t kTapsPixels = 24;
 constexpr int64_t kMostTaps = 16;
-// Floats of scratch that a thread needs for a layer, here whatever its tiles are.
-int64_t winograd_scratch(int64_t kernel, int64_t channels_in, int64_t channels_out, int64_t shortcut_channels);
+int64_t winograd_scratch(int64_t channels_in, int64_t channels_out, int64_t shortcut_channels);
 int64_t separable_scratch(int64_t channels_in, int64_t channels_out);
 // Floats from one pixel's or tile's channels to the next one's in the scratch: whole cache lines, so that a last vector
 // may spill over its channels.

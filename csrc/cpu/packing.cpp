@@ -1,7 +1,6 @@
 #include "cpu/packing.h"
 
 #include <array>
-#include <vector>
 
 #include "cpu/columns.h"
 #include "cpu/winograd_points.h"
@@ -38,34 +37,29 @@ std::vector<float> pack_bias(const std::vector<float>& bias, int64_t columns, in
 namespace {
 
 // G[point][tap]: the Lagrange weights by which a filter of `kernel` taps is evaluated at the points.
-std::vector<std::array<double, 5>> filter_transform(int kernel, int count) {
-  std::vector<double> points = {0};  // the finite ones
-  for (int pair = 0; pair < winograd_pairs(count); ++pair) {
-    points.push_back(winograd_point(count, pair));
-    points.push_back(-winograd_point(count, pair));
-  }
-  std::vector<std::array<double, 5>> transform(count);
-  for (std::size_t point = 0; point < points.size(); ++point) {
+std::vector<std::array<double, 5>> filter_transform(int kernel) {
+  const double points[5] = {0, kNear, -kNear, kFar, -kFar};
+  std::vector<std::array<double, 5>> transform(kWinogradPoints);
+  for (int point = 0; point < 5; ++point) {
     double value = 1;
-    for (std::size_t other = 0; other < points.size(); ++other) {
+    for (int other = 0; other < 5; ++other) {
       if (other != point) value /= points[point] - points[other];
     }
     for (int tap = 0; tap < kernel; ++tap, value *= points[point]) transform[point][tap] = value;
   }
-  transform.back()[kernel - 1] = 1;  // the point at infinity
+  transform[5][kernel - 1] = 1;  // the point at infinity
   return transform;
 }
 
 }  // namespace
 
-std::vector<std::vector<float>> winograd_weights(const std::vector<float>& weight, int kernel, int outputs,
-                                                 int64_t rows, int64_t columns) {
-  const int points = kernel + outputs - 1;
-  const auto transform = filter_transform(kernel, points);
+std::vector<std::vector<float>> winograd_weights(const std::vector<float>& weight, int kernel, int64_t rows,
+                                                 int64_t columns) {
+  const auto transform = filter_transform(kernel);
   const int64_t size = rows * columns;
   std::vector<std::vector<float>> matrices;
-  for (int i = 0; i < points; ++i) {
-    for (int j = 0; j < points; ++j) {
+  for (int64_t i = 0; i < kWinogradPoints; ++i) {
+    for (int64_t j = 0; j < kWinogradPoints; ++j) {
       std::vector<double> sum(size);
       for (int64_t y = 0; y < kernel; ++y) {
         for (int64_t x = 0; x < kernel; ++x) {

@@ -12,8 +12,8 @@ std::vector<float> pack_matrix(const std::vector<float>& matrix, int64_t rows, i
 // [columns] to one value a lane of a row of sums; a shared vector has its values in the even lanes.
 std::vector<float> pack_bias(const std::vector<float>& bias, int64_t columns, int lanes);
 
-// [kernel, kernel, rows, columns] to (kernel + outputs − 1)² transformed matrices [rows, columns]; in double.
-std::vector<std::vector<float>> winograd_weights(const std::vector<float>& weight, int kernel, int outputs,
-                                                 int64_t rows, int64_t columns);
+// [kernel, kernel, rows, columns] to 6·6 transformed matrices [rows, columns], one after the other; in double.
+std::vector<std::vector<float>> winograd_weights(const std::vector<float>& weight, int kernel, int64_t rows,
+                                                 int64_t columns);
 
 }  // namespace modnas_fast

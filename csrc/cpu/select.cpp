@@ -59,17 +59,12 @@ const Kernels& require_kernels(const char* name, Storage storage) {
   return *kernels;
 }
 
-int64_t winograd_scratch(int64_t kernel, int64_t channels_in, int64_t channels_out, int64_t shortcut_channels) {
-  const int64_t strides = winograd_stride(channels_in) + winograd_stride(channels_out);
-  int64_t most = 0;
-  for (int64_t points : {6, 8}) {
-    const int64_t outputs = winograd_outputs(kernel, points);
-    const int64_t added = outputs * scratch_stride(channels_out) + shortcut_channels;
-    const int64_t shortcut = shortcut_channels == 0 ? 0 : kWinogradShared * outputs * added;
-    const int64_t floats = points * points * (winograd_tiles(points) * strides + 2 * kLine) + shortcut + 4 * kLine;
-    if (floats > most) most = floats;
-  }
-  return most;
+int64_t winograd_scratch(int64_t channels_in, int64_t channels_out, int64_t shortcut_channels) {
+  const int64_t shortcut = shortcut_channels == 0 ? 0
+                                                  : kWinogradShared * (16 * scratch_stride(channels_out) +
+                                                                       4 * shortcut_channels);
+  return 36 * (kWinogradTiles * (winograd_stride(channels_in) + winograd_stride(channels_out)) + 2 * kLine) + shortcut +
+         4 * kLine;
 }
 
 int64_t convolution_scratch(int64_t kernel, int64_t channels_in, int64_t channels_out) {

@@ -337,9 +337,6 @@ void test_outputs_overwrite_inputs() {
   stage.add(Op::kOutput, {5}, 1, 1, true);
   const int64_t rows = 200, columns = 80;
   const Plan plan = make_plan(prepare_stage(stage.layers, 1, 8), Storage::kFloat32, rows, columns);
-  check(make_plan(prepare_stage(stage.layers, 1, 16), Storage::kFloat32, rows, columns).winograd_outputs ==
-            std::vector<int64_t>{0, 6, 4, 6, 6, 0},
-        "wide vectors take the larger tiles");
   const std::vector<bool> in_place = {false, true, true, false, true, false};
   check(plan.in_place == in_place, "convolutions work in place where an input dies that is wide enough");
   const int64_t widest = plan.tensors[4].bytes() + plan.tensors[3].bytes();
