@@ -16,16 +16,17 @@ import torch
 
 from benchmarks.harness import Row, append_rows, interleave, peak_memory
 from modnas_fast import Denoiser, DerivedNet, load
-from modnas_fast.engine.denoiser import DEFAULT_MODEL
+from modnas_fast.engine.denoiser import default_model
 
-MODELS = {"engine": f"{DEFAULT_MODEL!r}", "torch": f"load({DEFAULT_MODEL!r})"}
+MODEL = default_model(25)
+MODELS = {"engine": f"{MODEL!r}", "torch": f"load({MODEL!r})"}
 _DENOISE = "import torch\nfrom modnas_fast import Denoiser, load\nDenoiser({model})(torch.rand(1, 1, {size}, {size}))"
 _IMPORT = "import time, torch; s = time.perf_counter(); {statement}; print(time.perf_counter() - s)"
 
 
 def denoisers() -> dict[str, Denoiser]:
     """By the backend's name in `MODELS`; without the engine where it is not built."""
-    ways: dict[str, str | DerivedNet] = {"engine": DEFAULT_MODEL, "torch": load(DEFAULT_MODEL)}
+    ways: dict[str, str | DerivedNet] = {"engine": MODEL, "torch": load(MODEL)}
     found = {name: Denoiser(model, "cpu") for name, model in ways.items()}
     return {name: denoiser for name, denoiser in found.items() if ("PyTorch" in denoiser.backend) == (name == "torch")}
 

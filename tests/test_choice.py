@@ -57,7 +57,7 @@ def test_a_denoiser_on_cuda_keeps_the_faster_one(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(choice, "milliseconds_of", lambda key, candidates, wait: times)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *to, **others: self)
     monkeypatch.setattr(module, "choose_device", lambda device: torch.device("cuda:1"))
-    denoiser = Denoiser(device="cuda:1")
+    denoiser = Denoiser(device="cuda:1", sigma=25)
     assert made == [{"device": "cuda:1"}]
     assert denoiser.backend.startswith("the engine" if faster == "engine" else "PyTorch (float16 at 512x512")
     assert f"{faster} 1 ms" in denoiser.backend

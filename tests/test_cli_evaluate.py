@@ -73,7 +73,7 @@ def test_rgb_and_jpeg(folder: Path, capsys: Capture) -> None:
     captured = capsys.readouterr()
     document = json.loads(captured.out)
     assert (document["sigma"], document["jpeg"]) == (None, 20)
-    assert "was trained for σ = 25" in captured.err
+    assert "was trained for σ = 0 to 55" in captured.err
     assert document["mean"]["psnr"] != rgb
 
 

@@ -97,9 +97,9 @@ def test_sixteen_bit_is_not_halved(noisy: np.ndarray) -> None:
 def test_rgb_is_run_per_channel_and_says_so(noisy: np.ndarray) -> None:
     rgb = np.stack([noisy, noisy[::-1], noisy * 0.5], axis=2)
     with pytest.warns(UserWarning, match="3 channels one by one"):
-        restored = modnas_fast.denoise(rgb)
+        restored = modnas_fast.denoise(rgb, sigma=20)
     for channel in range(3):
-        alone = modnas_fast.denoise(np.ascontiguousarray(rgb[..., channel]))
+        alone = modnas_fast.denoise(np.ascontiguousarray(rgb[..., channel]), sigma=20)
         np.testing.assert_allclose(restored[..., channel], alone, atol=1e-6)
 
 
@@ -171,11 +171,21 @@ def test_x8_is_the_mean_over_the_symmetries_and_equivariant(net: DerivedNet) -> 
 
 def test_sigma_must_be_the_models(noisy: np.ndarray, net: DerivedNet) -> None:
     with pytest.raises(ModnasError, match=r"trained for σ = 25, not for σ = 50; .*modnas-b-t1-gray-s25"):
-        modnas_fast.denoise(noisy, sigma=50)
+        modnas_fast.denoise(noisy, sigma=50, model="modnas-b-t1-gray-s25")
+    with pytest.raises(ModnasError, match=r"trained for σ = 0 to 55, not for σ = 60"):
+        modnas_fast.denoise(noisy, sigma=60)
     modnas_fast.denoise(noisy, sigma=50, model=net)  # says nothing about its training
     net.degradation = Degradation("jpeg", (20,))
     with pytest.raises(ModnasError, match="JPEG q = 20"):
         modnas_fast.denoise(noisy, sigma=25, model=net)
+
+
+def test_the_shipped_model_is_the_one_for_the_noise(noisy: np.ndarray) -> None:
+    assert Denoiser().name == Denoiser(sigma=30).name == "modnas-b-t1-gray"
+    assert Denoiser(sigma=25).name == "modnas-b-t1-gray-s25"
+    of_model = modnas_fast.denoise(noisy, model="modnas-b-t1-gray-s25")
+    np.testing.assert_array_equal(modnas_fast.denoise(noisy, sigma=25), of_model)
+    assert not np.array_equal(modnas_fast.denoise(noisy, sigma=30), of_model)
 
 
 @pytest.mark.parametrize(

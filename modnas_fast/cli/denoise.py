@@ -44,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from modnas_fast.engine.denoiser import DEFAULT_MODEL, Denoiser
+    from modnas_fast.engine.denoiser import Denoiser
     from modnas_fast.images.files import check_writable, list_images
 
     jobs = _plan(list_images(arguments.inputs, recursive=arguments.recursive), arguments)
-    model, tile = arguments.model or DEFAULT_MODEL, tile_size(arguments.tile)
+    model, tile = arguments.model, tile_size(arguments.tile)
     denoisers = [Denoiser(model, device, tile, arguments.x8, arguments.sigma) for device in _devices(arguments.device)]
     denoisers[0].check_level(arguments.sigma)
     progress = ProgressLine()

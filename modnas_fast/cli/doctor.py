@@ -14,7 +14,7 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from modnas_fast.engine.denoiser import DEFAULT_MODEL, Denoiser
+    from modnas_fast.engine.denoiser import Denoiser
     from modnas_fast.engine.engine import engine_obstacle
     from modnas_fast.version import __version__
 
@@ -40,5 +40,5 @@ def run(arguments: argparse.Namespace) -> int:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "torch sees none"
     print(f"CUDA device: {device}")
     denoiser = Denoiser()
-    print(f"denoising with {DEFAULT_MODEL}: on {denoiser.device} by {denoiser.backend}")
+    print(f"denoising with {denoiser.name}: on {denoiser.device} by {denoiser.backend}")
     return 0

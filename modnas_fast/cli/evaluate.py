@@ -98,12 +98,12 @@ def _denoiser(arguments: argparse.Namespace) -> Denoiser | BaselineDenoiser:
     kind, level = _degradation(arguments)
     sigma = level if kind == "awgn" else None
     if arguments.baseline is None:
-        from modnas_fast.engine.denoiser import DEFAULT_MODEL, Denoiser
+        from modnas_fast.engine.denoiser import Denoiser
 
         if arguments.weights is not None:
             raise ModnasError("--weights belongs to --baseline; give a weight file of this package as --model")
         tile = tile_size(arguments.tile)
-        return Denoiser(arguments.model or DEFAULT_MODEL, arguments.device, tile, arguments.x8, sigma)
+        return Denoiser(arguments.model, arguments.device, tile, arguments.x8, sigma)
     from modnas_fast.engine.baseline import BaselineDenoiser
 
     if arguments.model is not None or arguments.tile != "auto" or arguments.x8:

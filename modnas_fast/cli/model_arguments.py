@@ -11,7 +11,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, several: bool = False) 
     """`several`: the verb can use all GPUs at once."""
     devices = "auto (CUDA where there is one), cpu, cuda or cuda:N" + "; cuda:all for all GPUs" * several
     parser.add_argument(
-        "--model", metavar="NAME|PATH", help="a shipped model (see `modnas-fast models`) or a weight file"
+        "--model",
+        metavar="NAME|PATH",
+        help="a shipped model (see `modnas-fast models`) or a weight file; default: the one for this noise",
     )
     parser.add_argument("--device", default="auto", help=devices)
     parser.add_argument("--tile", default="auto", metavar="auto|N", help="side of a tile in pixels; 0 for no tiling")

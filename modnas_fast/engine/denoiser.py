@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 Picture = TypeVar("Picture", Array, Tensor, "Image.Image")
 
-DEFAULT_MODEL = "modnas-b-t1-gray-s25"
+_EVERY_LEVEL = "modnas-b-t1-gray"
+_ONE_LEVEL = {25.0: "modnas-b-t1-gray-s25"}
 
 # Without tiling up to this many pixels; the tile beyond it. Set by memory: about 1 KiB a pixel and image in float32.
 _WHOLE_PIXELS = 1 << 20
@@ -35,11 +36,16 @@ _AUTO_TILE = 768
 _ENGINE_BYTES = 2 << 30  # what the engine may take before it tiles: about four megapixels
 
 
+def default_model(sigma: float | None) -> str:
+    """The shipped model for noise of σ (0–255 scale): the one for just that σ, or for every σ (None: unknown)."""
+    return _EVERY_LEVEL if sigma is None else _ONE_LEVEL.get(sigma, _EVERY_LEVEL)
+
+
 class Denoiser:
     """A network ready for images of any size and number of channels.
 
     Args:
-        model: a shipped model's name, a weight file, or a network.
+        model: a shipped model's name, a weight file, or a network. Left out: `default_model` of σ.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or a torch device.
         tile: "auto" (tiles of 768 pixels from one megapixel on; the compiled engine: as 2 GiB ask for), a side in
             pixels, or 0 for never.
@@ -58,7 +64,7 @@ class Denoiser:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | DerivedNet = DEFAULT_MODEL,
+        model: str | os.PathLike[str] | DerivedNet | None = None,
         device: str | torch.device = "auto",
         tile: str | int = "auto",
         x8: bool = False,
@@ -67,6 +73,7 @@ class Denoiser:
         if tile != "auto" and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 0):
             raise ModnasError(f"tile is {tile!r}; give 'auto', a side in pixels, or 0 for no tiling")
         self.device = choose_device(device)
+        model = default_model(sigma) if model is None else model
         self.name = model.genotype.name if isinstance(model, DerivedNet) else os.fspath(model)
         net = model if isinstance(model, DerivedNet) else load(model)
         self.trained_for = net.degradation
@@ -231,7 +238,7 @@ class Denoiser:
 def denoise(
     image: Picture,
     sigma: float | None = None,
-    model: str | os.PathLike[str] | DerivedNet = DEFAULT_MODEL,
+    model: str | os.PathLike[str] | DerivedNet | None = None,
     device: str | torch.device = "auto",
     tile: str | int = "auto",
     x8: bool = False,
@@ -243,8 +250,8 @@ def denoise(
             float in [0, 1]; or a Pillow image; or a tensor [H, W], [C, H, W] or [N, C, H, W], float in [0, 1].
         sigma: the noise's standard deviation on the 0–255 scale. Left out: the one that the model was trained for, or
             for a model for every σ an estimate from the image.
-        model: a shipped model's name (see `modnas-fast models`), a weight file, or a network. Gray models run the
-            channels of RGB images one by one, and warn.
+        model: a shipped model's name (see `modnas-fast models`), a weight file, or a network; left out, the shipped
+            one for σ. Gray models run the channels of RGB images one by one, and warn.
         device, tile, x8: see `Denoiser`.
 
     Returns:
@@ -257,7 +264,8 @@ def denoise(
     if isinstance(model, DerivedNet):
         denoiser = Denoiser(model, device, tile, x8, sigma)
     else:
-        denoiser = _denoiser(os.fspath(model), device, tile, x8, sigma)
+        name = default_model(sigma) if model is None else os.fspath(model)
+        denoiser = _denoiser(name, device, tile, x8, sigma)
     denoiser.check_level(sigma)
     if isinstance(image, Tensor):
         return _denoise_tensor(denoiser, image)
