@@ -36,9 +36,14 @@ def test_card_describes_the_weights(name: str) -> None:
 def test_readme_quotes_the_cards() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, path in shipped_models().items():
-        scores = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["scores"]
-        cells = [f"{scores[data]['psnr']:.2f} / {scores[data]['ssim']:.4f}" for data in ("Set12", "BSD68", "Urban100")]
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        scores, sets = card["scores"], ("Set12", "BSD68", "Urban100")
+        cells = [f"{scores[data]['psnr']:.2f} / {scores[data]['ssim']:.4f}" for data in sets]
         assert f"| `{name}` | {' | '.join(cells)} |" in readme
+        if "scores_at_15" in card:
+            low, high = card["scores_at_15"], card["scores_at_50"]
+            cells = [f"{low[data]['psnr']:.2f}, {high[data]['psnr']:.2f}" for data in sets]
+            assert f"| `{name}` | {' | '.join(cells)} |" in readme
 
 
 def test_models_verb_lists_every_model(capsys: pytest.CaptureFixture[str]) -> None:
