@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from modnas_fast.genotype import Genotype
 from modnas_fast.images.degradations import Degradation
-from modnas_fast.networks import DerivedNet, WeightsError, load, save_weights, shipped_models
+from modnas_fast.networks import ConditionedNet, DerivedNet, WeightsError, load, save_weights, shipped_models
 from modnas_fast.networks.weights import read_safetensors, write_safetensors
 from tests.cases import random_genotype
 
@@ -265,5 +265,5 @@ def test_shipped_models_load():
     for name in shipped_models():
         net = load(name)
         y = torch.rand(1, net.channels_in, 9, 8)
-        assert net(y).isfinite().all()
+        assert (net(y, 25) if isinstance(net, ConditionedNet) else net(y)).isfinite().all()
         assert net.degradation is not None

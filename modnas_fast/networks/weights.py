@@ -33,7 +33,7 @@ class WeightsError(ModnasError):
 def shipped_models() -> dict[str, Path]:
     """The models that come with the package: name → weight file, sorted by name."""
     folder = Path(str(resources.files("modnas_fast").joinpath("weights")))
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"), key=lambda path: path.stem)}
 
 
 def save_weights(path: str | os.PathLike[str], net: DerivedNet, tensors: Mapping[str, Tensor] | None = None) -> None:
