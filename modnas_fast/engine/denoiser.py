@@ -49,7 +49,7 @@ class Denoiser:
         device: "auto" (CUDA where there is one), "cpu", "cuda" or a torch device.
         tile: "auto" (tiles of 768 pixels from one megapixel on; the compiled engine: as 2 GiB ask for), a side in
             pixels, or 0 for never.
-        x8: average over the 8 flips and rotations: eight times the work, for 0.09 dB on Set12 with the default model.
+        x8: average over the 8 flips and rotations: eight times the work, for 0.09 dB on Set12 (σ = 25).
         sigma: the noise's standard deviation on the 0–255 scale, for a model for every σ. Left out, each image's is
             estimated (`images.noise.estimate_sigma`), in steps of ½; `estimates` lists them. Other models have their
             own (`check_level` compares).
@@ -75,6 +75,7 @@ class Denoiser:
         self.device = choose_device(device)
         model = default_model(sigma) if model is None else model
         self.name = model.genotype.name if isinstance(model, DerivedNet) else os.fspath(model)
+        self._may_change = isinstance(model, DerivedNet)
         net = model if isinstance(model, DerivedNet) else load(model)
         self.trained_for = net.degradation
         self.tile = tile
@@ -82,16 +83,31 @@ class Denoiser:
         self.estimates: list[float] = []
         self._at_level: Callable[[float], Denoiser] | None = None
         if isinstance(net, ConditionedNet) and sigma is None:
-            # One for each of the last few levels: making one costs less than denoising a small image.
-            self._at_level = functools.lru_cache(4)(lambda level: Denoiser(model, device, tile, x8, level))
             self.net: DerivedNet = net
-            self.backend: str = self._at_level(self._usable(0.0)).backend
+            # One for each of the last few levels. A copy makes them, so that no cycle keeps engines alive.
+            self._at_level = functools.lru_cache(4)(copy.copy(self)._told)
             return
         # What else a network is asked for, its caller decides: scoring one at another level makes sense.
-        self.net = (plain_net(net, sigma, self.name) if isinstance(net, ConditionedNet) else net).eval()
+        self._prepare(plain_net(net, sigma, self.name) if isinstance(net, ConditionedNet) else net)
+
+    @functools.cached_property
+    def backend(self) -> str:
+        """What runs, and why. Where σ is estimated it is asked of one level: all have the same."""
+        assert self._at_level is not None, "others know it since they were prepared"
+        return self._at_level(self._usable(0.0)).backend
+
+    def _told(self, sigma: float) -> Denoiser:
+        """This one at a single level."""
+        told = copy.copy(self)
+        told._prepare(plain_net(self.net, sigma, self.name))
+        return told
+
+    def _prepare(self, net: DerivedNet) -> None:
+        """Choose what runs `net`, a plain network."""
+        self.net = net.eval()
         self._engine: Engine | None = None
         self._exact: DerivedNet | None = None  # in float32, where PyTorch runs in float16
-        if isinstance(model, DerivedNet):
+        if self._may_change:
             self.backend = "PyTorch (a network given as a module may still change)"
         elif self.device.type == "cpu":
             self.backend = self._choose_on_cpu()
@@ -264,8 +280,7 @@ def denoise(
     if isinstance(model, DerivedNet):
         denoiser = Denoiser(model, device, tile, x8, sigma)
     else:
-        name = default_model(sigma) if model is None else os.fspath(model)
-        denoiser = _denoiser(name, device, tile, x8, sigma)
+        denoiser = _denoiser(model if model is None else os.fspath(model), device, tile, x8, sigma)
     denoiser.check_level(sigma)
     if isinstance(image, Tensor):
         return _denoise_tensor(denoiser, image)
@@ -277,7 +292,9 @@ def denoise(
 
 
 @functools.lru_cache(maxsize=4)
-def _denoiser(model: str, device: str | torch.device, tile: str | int, x8: bool, sigma: float | None) -> Denoiser:
+def _denoiser(
+    model: str | None, device: str | torch.device, tile: str | int, x8: bool, sigma: float | None
+) -> Denoiser:
     """Denoisers by name or path, kept so that a loop over images loads the weights once."""
     return Denoiser(model, device, tile, x8, sigma)
 
