@@ -312,16 +312,6 @@ def test_bad_data_is_named(settings, tmp_path):
     refused("model 'nowhere'", init="nowhere")
 
 
-def test_init_starts_from_weights_of_the_same_network(settings, tmp_path):
-    first = run(settings, tmp_path / "first", steps=3)
-    weights = str(first / "weights.safetensors")
-    with pytest.raises(ModnasError, match=r"init: .* holds another network .*: it is .* with stages=\d channels_in=1"):
-        run(settings, tmp_path / "other", init=weights, stages=2)
-    second = run(settings, tmp_path / "second", init=weights, steps=1, lr=1e-8, lr_final=1e-8)
-    for key, value in tensors_of(second / "weights.safetensors").items():
-        torch.testing.assert_close(value, tensors_of(weights)[key], rtol=0, atol=1e-7)
-
-
 def break_after(monkeypatch, steps, breaking):
     """Call `breaking(run)` after the `steps`-th step."""
     original = training_loop._Run._step

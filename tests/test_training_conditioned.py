@@ -1,4 +1,4 @@
-"""Training of networks that are told σ: levels between, what they may start from, validation at several levels."""
+"""What training may start from, and networks that are told σ: levels between, validation at several levels."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tests.test_training import (
     run,
     settings,  # noqa: F401
     synthetic_image,
+    tensors_of,
 )
 
 Settings = dict[str, Any]
@@ -65,6 +66,16 @@ def test_what_it_may_start_from(conditioned: Settings, settings: Settings, tmp_p
     back = run(settings, tmp_path / "back", init=str(folder / "weights.safetensors"), levels=[40], **idle)
     y = torch.rand(1, 1, 16, 16)
     torch.testing.assert_close(load(back / "weights.safetensors")(y), net(y, 40.0), rtol=1e-5, atol=1e-6)
+
+
+def test_init_starts_from_weights_of_the_same_network(settings: Settings, tmp_path: Path) -> None:  # noqa: F811
+    first = run(settings, tmp_path / "first", steps=3)
+    weights = str(first / "weights.safetensors")
+    with pytest.raises(ModnasError, match=r"init: .* holds another network .*: it is .* with stages=\d channels_in=1"):
+        run(settings, tmp_path / "other", init=weights, stages=2)
+    second = run(settings, tmp_path / "second", init=weights, steps=1, lr=1e-8, lr_final=1e-8)
+    for key, value in tensors_of(second / "weights.safetensors").items():
+        torch.testing.assert_close(value, tensors_of(weights)[key], rtol=0, atol=1e-7)
 
 
 def test_it_is_validated_at_several_levels(conditioned: Settings, tmp_path: Path) -> None:
