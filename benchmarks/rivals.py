@@ -79,6 +79,7 @@ def _torch(job: Job, compiled: bool) -> Call:
     torch.set_num_threads(job.threads)
     net: Any = load(MODEL).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compiled:
+        torch.compiler.reset()  # after 8 sizes and precisions it would run the network uncompiled
         net = torch.compile(net, dynamic=False)
 
     def call(y: Array) -> Array:
