@@ -43,4 +43,16 @@ void zero_halo(const Placement& place, void* memory) {
   std::memset(row, 0, place.rows_after * stride);
 }
 
+void join_bands(const Placement& tensor, int64_t row, char* memory) {
+  const Placement band = tensor.band(row);
+  zero_halo(band, memory + band.offset);
+  if (row == 0) return;
+  const Placement previous = tensor.band(row - kBandRows);
+  const int64_t stride = tensor.row_stride() * element_bytes(tensor.storage);
+  char *above = memory + previous.offset, *below = memory + band.offset;  // each with its halo
+  std::memcpy(below, above + kBandRows * stride, tensor.before * stride);
+  std::memcpy(above + (tensor.before + kBandRows) * stride, below + tensor.before * stride,
+              std::min(tensor.rows_after, band.rows) * stride);
+}
+
 }  // namespace modnas_fast

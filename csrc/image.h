@@ -17,4 +17,8 @@ void write_image(const float* from, const Placement& place, int64_t channels, co
 // Zeroes what lies around the tensor's pixels.
 void zero_halo(const Placement& place, void* memory);
 
+// Of a rolling tensor, whose bands lie at their offsets in `memory`: gives the band that begins at `row`, just written,
+// its halo, of which the rows above are the band's before it, and that one the rows below.
+void join_bands(const Placement& tensor, int64_t row, char* memory);
+
 }  // namespace modnas_fast

@@ -49,6 +49,14 @@ int64_t scratch_floats(const PreparedLayer& layer, const std::vector<Tensor>& te
   return floats;
 }
 
+template <typename Work>
+void timed(double& seconds, const Work& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+  seconds += taken.count();
+}
+
 // Tiles a task, whole register tiles: an equal share where that is less than a task can take.
 int64_t winograd_chunk(int64_t tiles, int64_t threads) {
   return std::min(kWinogradTiles, round_up((tiles + threads - 1) / threads, 8));
@@ -79,7 +87,7 @@ Plan& Network::plan_for(int64_t rows, int64_t columns) {
   if (known != plans_.end()) {
     plans_.splice(plans_.begin(), plans_, known);
   } else {
-    plans_.push_front(make_plan(stages_.front(), storage_, rows, columns));
+    plans_.push_front(make_plan(stages_.front(), storage_, rows, columns, stages_.size() == 1));
     if (plans_.size() > kPlans) plans_.pop_back();
   }
   return plans_.front();
@@ -102,30 +110,64 @@ bool Network::run(const RunRequest& request, const Progress& progress) {
   }
   const size_t layers = stages_.front().layers.size();
   const double steps = static_cast<double>(layers * (request.last_stage - request.first_stage));
-  double step = 0;
+  double done = 0;
   for (size_t stage = request.first_stage; stage < request.last_stage; ++stage) {
-    float* result = x == buffers[1] ? buffers[2] : buffers[1];
-    for (size_t index = 0; index < layers; ++index) {
-      const auto begin = std::chrono::steady_clock::now();
-      run_layer(stages_[stage].layers[index], plan.in_place[index], plan, x, buffers[0], result);
-      const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-      plan.layer_seconds[index] += taken.count();
-      if (progress && !progress(++step / steps)) return false;
+    const StageImages images = {x, buffers[0], x == buffers[1] ? buffers[2] : buffers[1]};
+    for (size_t index = 0; index < layers;) {
+      const int run = run_layers(stages_[stage], index, plan, images);
+      index += run;
+      done += run;
+      if (progress && !progress(done / steps)) return false;
     }
     ++plan.measured;
-    x = result;
+    x = images.output;
   }
   write_image(x, image, image_channels_, request.window, request.out);
   return true;
 }
 
-void Network::run_layer(const PreparedLayer& layer, bool in_place, const Plan& plan, float* input, float* noisy,
-                        float* output) {
+int Network::run_layers(const PreparedStage& stage, size_t index, Plan& plan, const StageImages& images) {
+  const PreparedLayer& layer = stage.layers[index];
+  const Placement& place = plan.tensors[layer.facts.output];
+  double* seconds = &plan.layer_seconds[index];
+  const auto part = [&](const PreparedLayer& of, int64_t begin) {
+    run_rows(of, plan, images, {begin, std::min(begin + kBandRows, place.rows)}, false);
+  };
+  if (place.rolling) {
+    const PreparedLayer& reader = stage.layers[index + 1];
+    for (int64_t row = 0; row < place.rows + kBandRows; row += kBandRows) {
+      timed(seconds[0], [&] {
+        if (row >= place.rows) return;
+        part(layer, row);
+        join_bands(place, row, arena_.data());
+      });
+      timed(seconds[1], [&] {
+        if (row > 0) part(reader, row - kBandRows);
+      });
+    }
+    const Placement& output = plan.tensors[reader.facts.output];
+    timed(seconds[1], [&] { zero_halo(output, arena_.data() + output.offset); });
+    return 2;
+  }
+  timed(seconds[0], [&] {
+    if (!plan.in_place[index]) return run_rows(layer, plan, images, {0, place.rows}, true);
+    for (int64_t row = 0; row < place.rows; row += kBandRows) part(layer, row);
+    zero_halo(place, arena_.data() + place.offset);  // where operands were until now
+  });
+  return 1;
+}
+
+void Network::run_rows(const PreparedLayer& layer, const Plan& plan, const StageImages& images, Rows rows,
+                       bool halo) {
   const LayerFacts& facts = layer.facts;
   const int last = static_cast<int>(plan.tensors.size()) - 1;
+  // Where a tensor lies; a rolling one, as if its other bands were there too.
   const auto memory = [&](int tensor) -> void* {
-    if (tensor == 0) return input;
-    return tensor == last ? static_cast<void*>(output) : arena_.data() + plan.tensors[tensor].offset;
+    if (tensor == 0) return images.input;
+    if (tensor == last) return images.output;
+    const Placement& of = plan.tensors[tensor];
+    if (!of.rolling) return arena_.data() + of.offset;
+    return arena_.data() + of.band(rows.begin).offset - rows.begin * of.row_stride() * element_bytes(of.storage);
   };
   // Element `offset` of what a tensor stores, from pixel (0, 0) on.
   const auto element = [&](int tensor, int64_t offset) -> void* {
@@ -168,22 +210,22 @@ void Network::run_layer(const PreparedLayer& layer, bool in_place, const Plan& p
   };
 
   // The last task zeroes the output's halo; the others compute.
-  const auto in_rows = [&](int64_t rows, int64_t passes, const auto& compute) {
-    const int64_t chunk = std::max<int64_t>(1, rows * passes / (threads_.size() * kTasksAThread));
-    const int64_t chunks = (rows + chunk - 1) / chunk;
-    threads_.run(passes * chunks + 1, [&](int64_t task, int thread) {
+  const auto in_rows = [&](int64_t passes, const auto& compute) {
+    const int64_t first = rows.begin / facts.output_scale, end = rows.end / facts.output_scale;
+    const int64_t chunk = std::max<int64_t>(1, (end - first) * passes / (threads_.size() * kTasksAThread));
+    const int64_t chunks = (end - first + chunk - 1) / chunk;
+    threads_.run(passes * chunks + (halo ? 1 : 0), [&](int64_t task, int thread) {
       if (task == passes * chunks) return zero_halo(place, memory(facts.output));
-      const int64_t begin = task / passes * chunk;
-      compute(task % passes, begin, std::min(begin + chunk, rows), thread);
+      const int64_t begin = first + task / passes * chunk;
+      compute(task % passes, begin, std::min(begin + chunk, end), thread);
     });
   };
 
   switch (layer.algorithm) {
     case Algorithm::kTaps:
-      in_rows(phases.front().out.rows, static_cast<int64_t>(phases.size()),
-              [&](int64_t phase, int64_t begin, int64_t end, int thread) {
-                kernels_->taps(phases[phase], scratch(thread), {begin, end, 0, phases[phase].out.columns});
-              });
+      in_rows(static_cast<int64_t>(phases.size()), [&](int64_t phase, int64_t begin, int64_t end, int thread) {
+        kernels_->taps(phases[phase], scratch(thread), {begin, end, 0, phases[phase].out.columns});
+      });
       break;
     case Algorithm::kWinograd: {
       Source sources[2];
@@ -196,40 +238,35 @@ void Network::run_layer(const PreparedLayer& layer, bool in_place, const Plan& p
       }
       const int64_t outputs = winograd_outputs(facts.kernel);
       const int64_t across = (place.columns + outputs - 1) / outputs;
-      const int64_t tiles = (place.rows + outputs - 1) / outputs * across;
-      const int64_t band = in_place ? kBandRows / outputs * across : tiles;
-      const int64_t chunk = winograd_chunk(band, threads_.size());
-      for (int64_t first = 0; first < tiles; first += band) {
-        const int64_t end = std::min(first + band, tiles), chunks = (end - first + chunk - 1) / chunk;
-        threads_.run(in_place ? chunks : chunks + 1, [&](int64_t task, int thread) {
-          if (task == chunks) return zero_halo(place, memory(facts.output));
-          const int64_t begin = first + task * chunk;
-          kernels_->winograd(arguments, scratch(thread), begin, std::min(begin + chunk, end));
-        });
-      }
-      if (in_place) zero_halo(place, memory(facts.output));  // where operands were until now
+      const int64_t first = rows.begin / outputs * across, end = (rows.end + outputs - 1) / outputs * across;
+      const int64_t chunk = winograd_chunk(end - first, threads_.size()), chunks = (end - first + chunk - 1) / chunk;
+      threads_.run(chunks + (halo ? 1 : 0), [&](int64_t task, int thread) {
+        if (task == chunks) return zero_halo(place, memory(facts.output));
+        const int64_t begin = first + task * chunk;
+        kernels_->winograd(arguments, scratch(thread), begin, std::min(begin + chunk, end));
+      });
       break;
     }
     case Algorithm::kSeparable: {
       const SeparableArguments arguments = {source(facts.inputs[0], 1, facts.relu_in), facts.kernel, facts.dilation,
                                             layer.depthwise_weights.data(), layer.depthwise_bias.data(),
                                             layer.weights.data(), layer.bias.data(), target};
-      in_rows(place.rows, 1, [&](int64_t, int64_t begin, int64_t end, int thread) {
+      in_rows(1, [&](int64_t, int64_t begin, int64_t end, int thread) {
         kernels_->separable(arguments, scratch(thread), {begin, end, 0, place.columns});
       });
       break;
     }
     case Algorithm::kUpsample: {
       const UpsampleArguments arguments = {source(facts.inputs[0], 1, false), facts.op == Op::kBilinear, target};
-      in_rows(place.rows, 1, [&](int64_t, int64_t begin, int64_t end, int) {
+      in_rows(1, [&](int64_t, int64_t begin, int64_t end, int) {
         kernels_->upsample(arguments, {begin, end, 0, place.columns});
       });
       break;
     }
     case Algorithm::kOutput: {
       const OutputArguments arguments = {source(facts.inputs[0], 1, true), layer.weights.data(), layer.bias.data(),
-                                         facts.delta, image_channels_, noisy + place.origin(), target};
-      in_rows(place.rows, 1, [&](int64_t, int64_t begin, int64_t end, int) {
+                                         facts.delta, image_channels_, images.noisy + place.origin(), target};
+      in_rows(1, [&](int64_t, int64_t begin, int64_t end, int) {
         kernels_->output(arguments, {begin, end, 0, place.columns});
       });
       break;
@@ -240,7 +277,8 @@ void Network::run_layer(const PreparedLayer& layer, bool in_place, const Plan& p
 int64_t Network::working_bytes(int64_t rows, int64_t columns) const {
   check_size(rows, columns);
   const int64_t padded_rows = round_up(rows, kSizeMultiple), padded_columns = round_up(columns, kSizeMultiple);
-  return make_plan(stages_.front(), storage_, padded_rows, padded_columns).bytes + scratch_.bytes();
+  const Plan plan = make_plan(stages_.front(), storage_, padded_rows, padded_columns, stages_.size() == 1);
+  return plan.bytes + scratch_.bytes();
 }
 
 int64_t Network::weight_bytes() const {

@@ -37,6 +37,14 @@ struct RunRequest {
 // Called after every layer with the share of the run that is done; false cancels it.
 using Progress = std::function<bool(double)>;
 
+struct StageImages {
+  float *input, *noisy, *output;  // all placed as the plan's tensors[0] is
+};
+
+struct Rows {
+  int64_t begin, end;
+};
+
 struct LayerReport {
   std::string name, kernel;
   int64_t rows, columns, channels_in, channels_out, macs, bytes;
@@ -66,8 +74,10 @@ class Network {
 
  private:
   Plan& plan_for(int64_t rows, int64_t columns);
-  void run_layer(const PreparedLayer& layer, bool in_place, const Plan& plan, float* input, float* noisy,
-                 float* output);
+  // A layer, and the next one too where the tensor between them is rolling; returns how many.
+  int run_layers(const PreparedStage& stage, size_t index, Plan& plan, const StageImages& images);
+  // Rows of a layer's output, and all of its halo if so asked.
+  void run_rows(const PreparedLayer& layer, const Plan& plan, const StageImages& images, Rows rows, bool halo);
 
   const int64_t image_channels_;
   const Storage storage_;  // of activations

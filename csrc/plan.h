@@ -15,14 +15,16 @@ struct Placement {
   int64_t rows_after, columns_after;
   Storage storage;
   int64_t offset;  // of the whole, halo included, in bytes from the arena's start
+  bool rolling;    // not there as a whole: in two bands of kBandRows that take turns, each with a halo of its own
 
   int64_t pixel_stride() const { return channels; }
   int64_t row_stride() const { return (before + columns + columns_after) * channels; }
   int64_t bytes() const;                                                             // halo and slack included
   int64_t origin() const { return before * row_stride() + before * pixel_stride(); }  // elements before pixel (0, 0)
+  Placement band(int64_t row) const;  // of a rolling tensor: where the kBandRows from `row` on lie
 };
 
-// Rows of a band: layers that work in place are computed band by band.
+// Rows of a band: layers that work in place, and those around a rolling tensor, are computed band by band.
 constexpr int64_t kBandRows = 32;
 
 struct Plan {
@@ -35,8 +37,9 @@ struct Plan {
   int64_t measured = 0;               // stages run
 };
 
-// Images are float32; all other tensors are stored as `storage`.
-Plan make_plan(const PreparedStage& stage, Storage storage, int64_t rows, int64_t columns);
+// Images are float32; all other tensors are stored as `storage`. Of a network's one stage only the noisy image is alive
+// all the time; between several stages a second one is, and a third one, for the stage's result.
+Plan make_plan(const PreparedStage& stage, Storage storage, int64_t rows, int64_t columns, bool only_stage);
 
 // Outputs of a Winograd tile along one axis.
 inline int64_t winograd_outputs(int kernel) { return kernel == 3 ? 4 : 2; }

@@ -17,6 +17,7 @@ from modnas_fast.bench.paper import COUNTS, READING, TIME, Request, measure_pape
 from modnas_fast.bench.rows import Row, read_rows
 from modnas_fast.bench.verdicts import NOT_MEASURED, REPRODUCED, WORSE, time_ratio, verdict_lines
 from modnas_fast.cli import main
+from modnas_fast.engine.denoiser import Denoiser
 from modnas_fast.errors import ModnasError
 from modnas_fast.images.evaluation import EvaluationSet, evaluate
 from modnas_fast.networks import load
@@ -105,8 +106,12 @@ def test_times_scores_and_nothing_twice(sets: dict[str, Path], tmp_path: Path) -
     expected = [score.psnr for score in evaluate(load("modnas-b-t1-gray-s25"), direct, "awgn", 25)][:2]
     for row in backends.values():
         np.testing.assert_allclose(row["psnr"], expected, atol=1e-3)
-    (quality,) = find(rows, "paper quality", "mod-nas-t1")
-    assert (quality["data"], quality["level"], quality["names"]) == ("Set12", 25, ["a.png", "b.png", "c.png"])
+    scored = {(row["data"], row["level"]): row for row in find(rows, "paper quality", "mod-nas-t1")}
+    assert scored.keys() == {("Set12", 15), ("Set12", 25), ("Set12", 50), ("Urban100", 15), ("Urban100", 50)}
+    assert scored["Set12", 25]["names"] == ["a.png", "b.png", "c.png"]
+    told = Denoiser("modnas-b-t1-gray", "cpu", sigma=15)
+    expected = [score.psnr for score in evaluate(told, EvaluationSet(sets["Set12"], 1, "awgn"), "awgn", 15)]
+    np.testing.assert_allclose(scored["Set12", 15]["psnr"], expected, atol=1e-3)
     again = measure_paper(request, output, lambda share, text: pytest.fail("measured again"))
     assert again == rows == read_rows(output)
 

@@ -197,6 +197,8 @@ def test_every_gpu_takes_the_next_file(
 
     from modnas_fast.engine import denoiser as module
 
+    pictures = {f"{index}.png": picture(9 + index, 8, seed=index) for index in range(7)}
+    expected = {name: modnas_fast.denoise(pixels) for name, pixels in pictures.items()}
     together, places = threading.Barrier(3, timeout=60), {}
 
     class OnDevice(module.Denoiser):
@@ -217,13 +219,12 @@ def test_every_gpu_takes_the_next_file(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(module, "Denoiser", OnDevice)
     (tmp_path / "in").mkdir()
-    pictures = {f"{index}.png": picture(9 + index, 8, seed=index) for index in range(7)}
     for name, pixels in pictures.items():
         Image.fromarray(pixels).save(tmp_path / "in" / name)
     (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
     assert main(["denoise", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--device", "cuda:all"]) == 1
-    for name, pixels in pictures.items():
-        np.testing.assert_array_equal(np.array(Image.open(tmp_path / "out" / name)), modnas_fast.denoise(pixels))
+    for name, pixels in expected.items():
+        np.testing.assert_array_equal(np.array(Image.open(tmp_path / "out" / name)), pixels)
     assert sorted(places) == ["cuda:0", "cuda:1", "cuda:2"]
     assert sum(places.values()) == 7
     assert "denoised 7 of 8 with modnas-b-t1-gray on cuda:0, cuda:1, cuda:2" in capsys.readouterr().err

@@ -261,9 +261,9 @@ def test_bfloat16_keeps_nan(bits: int, variant: str, image: np.ndarray) -> None:
 
 
 def test_memory_is_shared_between_layers(engine: Engine) -> None:
-    """At most 80 channels of full size, in residual blocks; what lies beyond is written over what is read."""
-    image = 2 * 4 * 1024 * 1024
-    assert engine.working_bytes(1024, 1024) < 1.05 * 80 * 4 * 1024 * 1024 + 3 * image
+    """No more than 72 channels of full size and the image, in two channels: outputs lie over inputs, and what only the
+    next layer reads is never whole. Residual blocks alone would have 80."""
+    assert engine.working_bytes(1024, 1024) < (72 + 2) * 4 * 1024 * 1024
     engine.release()
     assert np.isfinite(engine(np.zeros((1, 1, 9, 9), np.float32))).all()
 

@@ -230,8 +230,13 @@ def test_unsupported_depths(tmp_path, dtype):
 def test_unsupported_kinds(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", samples("uint8", 4), photometric="separated")
     assert_error(tmp_path / "a.tif", "SEPARATED", "convert it to gray or RGB")
-    tifffile.imwrite(tmp_path / "b.tif", samples("uint8", 1), photometric="palette", colormap=np.zeros((3, 256), "u2"))
-    assert_error(tmp_path / "b.tif", "PALETTE")
+    indices = np.full((H, W), 200, np.uint8)
+    tifffile.imwrite(tmp_path / "b.tif", indices, photometric="palette", colormap=np.zeros((3, 256), "u2"))
+    data = (tmp_path / "b.tif").read_bytes()
+    entry = struct.pack("<HHI", 320, 3, 3 * 256)
+    assert data.count(entry) == 1
+    (tmp_path / "b.tif").write_bytes(data.replace(entry, struct.pack("<HHI", 320, 3, 3 * 128)))
+    assert_error(tmp_path / "b.tif", "palette")
     many = samples("uint8", 6)
     tifffile.imwrite(tmp_path / "c.tif", many, photometric="rgb", extrasamples=[0, 0, 0])
     assert_error(tmp_path / "c.tif", "6 samples a pixel")

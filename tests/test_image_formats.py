@@ -222,6 +222,12 @@ def test_one_bit_and_palette_bmp(tmp_path):
         assert same(read_samples(tmp_path / "a.bmp"), expected)
 
 
+def test_palette_tiff(tmp_path):
+    indices, palette = samples("uint8", 1, seed=1), samples("uint16", 1, height=3, width=256, seed=3)
+    tifffile.imwrite(tmp_path / "a.tif", indices, photometric="palette", colormap=palette)
+    assert same(read_samples(tmp_path / "a.tif"), (palette >> 8).astype(np.uint8).T[indices])
+
+
 def test_cmyk_jpeg_becomes_rgb_without_its_profile(tmp_path):
     picture = Image.merge("CMYK", [Image.fromarray(samples("uint8", 1, seed=seed)) for seed in range(4)])
     (tmp_path / "a.jpg").write_bytes(pillow_bytes(picture, "JPEG", icc_profile=ICC, exif=b"Exif\0\0" + exif_block()))

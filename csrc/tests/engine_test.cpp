@@ -298,6 +298,25 @@ void test_callers_take_turns() {
   for (const auto& result : results) check(result == want, "several callers get what one gets");
 }
 
+// A network of gray images is right, and the same to the bit with any number of threads and whatever memory holds.
+void check_repeats(const std::vector<std::vector<Layer>>& stages, int64_t rows, int64_t columns,
+                   const std::string& what) {
+  const std::vector<float> image = random_floats(rows * columns, 1);
+  const std::vector<double> want = expected(stages, image, 1, rows, columns);
+  std::vector<float> first;
+  for (int threads : {1, 3}) {
+    Network network(1, stages, threads, "");
+    for (int call = 0; call < 2; ++call) {  // the second finds the first one's remains
+      const std::vector<float> got = run(network, image, rows, columns);
+      double worst = 0;
+      for (size_t i = 0; i < got.size(); ++i) worst = std::max(worst, std::abs(got[i] - want[i]));
+      check(worst < 1e-4, what + ": worst error " + std::to_string(worst));
+      if (first.empty()) first = got;
+      check(got == first, what + " repeat to the bit");
+    }
+  }
+}
+
 // Two residual blocks one after the other, and a reader of what lies before them.
 void test_a_sum_replaces_what_its_shortcut_read() {
   StageBuilder stage(1);
@@ -311,7 +330,7 @@ void test_a_sum_replaces_what_its_shortcut_read() {
   stage.add(Op::kConvolution, {7, 5}, 8, 3, false);
   stage.add(Op::kOutput, {8}, 1, 1, true);
   const PreparedStage prepared = prepare_stage(stage.layers, 1, 8);
-  const Plan plan = make_plan(prepared, Storage::kFloat32, 40, 48);
+  const Plan plan = make_plan(prepared, Storage::kFloat32, 40, 48, true);
   check(plan.tensors[3].offset == plan.tensors[1].offset && plan.tensors[5].offset == plan.tensors[1].offset,
         "sums take their place over, one after the other");
   check(plan.tensors[7].offset != plan.tensors[5].offset, "what is read later stays");
@@ -326,6 +345,37 @@ void test_a_sum_replaces_what_its_shortcut_read() {
   }
 }
 
+// What the next layer alone reads is kept as two bands: of every kind of writer and for both kinds of reader, within a sum
+// that replaces an operand of both layers, and before a convolution in place. The last band has fewer rows than one
+// reader reaches.
+void test_rolling_tensors() {
+  StageBuilder stage(1);
+  stage.add(Op::kConvolution, {0}, 8, 3, false);           // 1: rolling
+  stage.add(Op::kConvolution, {1}, 16, 5, true);           // 2: read by two layers
+  stage.add(Op::kConvolution, {2}, 16, 3, true);           // 3: rolling
+  stage.add(Op::kConvolution, {3}, 16, 3, true, 1, 1, 2);  // 4: a residual block's end, in the place of 2
+  stage.add(Op::kSeparable, {4}, 8, 3, true);              // 5: rolling
+  stage.add(Op::kSeparable, {5}, 8, 7, true, 1, 4);        // 6: reaches 12 rows
+  stage.add(Op::kConvolution, {6}, 8, 3, true, 2);         // 7: half
+  stage.add(Op::kBilinear, {7}, 8, 1, false);              // 8: rolling
+  stage.add(Op::kConvolution, {8, 4}, 8, 3, false);        // 9: over 4
+  stage.add(Op::kConvolution, {9}, 8, 3, true);            // 10: rolling
+  stage.add(Op::kConvolution, {10, 6}, 8, 3, true);        // 11: over 6
+  stage.add(Op::kSubPixel, {7}, 8, 3, true);               // 12: rolling, written in phases
+  stage.add(Op::kConvolution, {12, 11}, 8, 3, true);       // 13
+  stage.add(Op::kOutput, {13}, 1, 1, true);                // 14
+  const int64_t rows = 72, columns = 768;
+  const PreparedStage prepared = prepare_stage(stage.layers, 1, 8);
+  const Plan plan = make_plan(prepared, Storage::kFloat32, rows, columns, true);
+  std::vector<bool> rolling;
+  for (const Placement& tensor : plan.tensors) rolling.push_back(tensor.rolling);
+  check(rolling == std::vector<bool>({0, 1, 0, 1, 0, 1, 0, 0, 1, 0, 1, 0, 1, 0, 0}), "which tensors are rolling");
+  check(plan.tensors[4].offset == plan.tensors[2].offset && plan.in_place[8], "and what is overwritten all the same");
+  const Plan tall = make_plan(prepared, Storage::kFloat32, 3 * rows, columns, true);
+  check(tall.tensors[3].bytes() == plan.tensors[3].bytes(), "two bands, however many rows there are");
+  check_repeats({stage.layers}, rows, columns, "rolling tensors");
+}
+
 // Convolutions of every kind of input: one that is as wide, one that is wider, one too narrow, one of two.
 void test_outputs_overwrite_inputs() {
   StageBuilder stage(1);
@@ -336,25 +386,12 @@ void test_outputs_overwrite_inputs() {
   stage.add(Op::kConvolution, {4, 3}, 16, 3, false);
   stage.add(Op::kOutput, {5}, 1, 1, true);
   const int64_t rows = 200, columns = 80;
-  const Plan plan = make_plan(prepare_stage(stage.layers, 1, 8), Storage::kFloat32, rows, columns);
+  const Plan plan = make_plan(prepare_stage(stage.layers, 1, 8), Storage::kFloat32, rows, columns, true);
   const std::vector<bool> in_place = {false, true, true, false, true, false};
   check(plan.in_place == in_place, "convolutions work in place where an input dies that is wide enough");
   const int64_t widest = plan.tensors[4].bytes() + plan.tensors[3].bytes();
-  check(plan.bytes - 3 * plan.tensors[0].bytes() < 1.2 * widest, "and need little more memory than what must be there");
-  const std::vector<float> image = random_floats(rows * columns, 1);
-  const std::vector<double> want = expected({stage.layers}, image, 1, rows, columns);
-  std::vector<float> first;
-  for (int threads : {1, 3}) {
-    Network network(1, {stage.layers}, threads, "");
-    for (int call = 0; call < 2; ++call) {  // the second finds the first one's remains
-      const std::vector<float> got = run(network, image, rows, columns);
-      double worst = 0;
-      for (size_t i = 0; i < got.size(); ++i) worst = std::max(worst, std::abs(got[i] - want[i]));
-      check(worst < 1e-4, "convolutions in place: worst error " + std::to_string(worst));
-      if (first.empty()) first = got;
-      check(got == first, "convolutions in place repeat to the bit");
-    }
-  }
+  check(plan.bytes - plan.tensors[0].bytes() < 1.2 * widest, "and need little more memory than what must be there");
+  check_repeats({stage.layers}, rows, columns, "convolutions in place");
 }
 
 void test_cancelling() {
@@ -420,6 +457,7 @@ int main() {
   modnas_fast::test_callers_take_turns();
   modnas_fast::test_a_sum_replaces_what_its_shortcut_read();
   modnas_fast::test_outputs_overwrite_inputs();
+  modnas_fast::test_rolling_tensors();
   modnas_fast::test_cancelling();
   modnas_fast::test_layers_that_do_not_fit();
   modnas_fast::test_layout();

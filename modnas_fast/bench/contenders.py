@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from modnas_fast.engine.denoiser import default_model
 from modnas_fast.engine.engine import Engine, engine_obstacle
 from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import Block, Genotype, Layer
-from modnas_fast.networks import DerivedNet, load
+from modnas_fast.networks import ConditionedNet, DerivedNet, load, plain_net
 from modnas_fast.networks.baselines import BASELINES, count, load_baseline
 from modnas_fast.networks.baselines.dncnn import DnCNN
 from modnas_fast.networks.summary import summarize
@@ -31,7 +32,7 @@ NETWORKS = (*(name for name in LABELS if name != "bm3d"), *TODAYS)
 STAGES = {"mod-nas-t1": 1, "mod-nas-t3": 3, "mod-nas-t6": 6}
 STAND_INS = {"hinas": "a stand-in is counted and timed: HiNAS’s cells are published as a figure only"}
 SIGMA = 25.0  # of the timing protocol
-_SHIPPED = {("mod-nas-t1", 25.0): "modnas-b-t1-gray-s25"}
+_SHIPPED = {("mod-nas-t1", sigma): default_model(sigma) for sigma in (15.0, 25.0, 50.0)}
 
 Run = Callable[[Tensor], Tensor]
 Weights = Mapping[tuple[str, float], str]  # (network, σ) → file
@@ -81,6 +82,8 @@ def build(name: str, sigma: float, weights: Weights, device: torch.device) -> nn
         net = load(file) if file else DerivedNet(Genotype.load("modnas-b"), stages)
         if len(net.stages) != stages or net.channels_in != 1:
             raise ModnasError(f"{file}: {len(net.stages)} stages for {net.channels_in} channels, not {name}")
+        if isinstance(net, ConditionedNet):
+            net = plain_net(net, sigma, str(file))
         return net.to(device).eval()
     if file:
         return load_baseline(name, file, 1, device)

@@ -33,7 +33,7 @@ _ONE_LEVEL = {25.0: "modnas-b-t1-gray-s25"}
 # Without tiling up to this many pixels; the tile beyond it. Set by memory: about 1 KiB a pixel and image in float32.
 _WHOLE_PIXELS = 1 << 20
 _AUTO_TILE = 768
-_ENGINE_BYTES = 2 << 30  # what the engine may take before it tiles: about four megapixels
+_ENGINE_BYTES = 2 << 30  # what the engine may take before it tiles: about eight megapixels
 
 
 def default_model(sigma: float | None) -> str:

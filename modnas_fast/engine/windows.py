@@ -40,7 +40,8 @@ def _cuts(length: int, tile: int) -> Iterator[tuple[int, int]]:
 def largest_tile(height: int, width: int, halo: int, fits: Callable[[int, int], bool]) -> int | None:
     """The largest tile, a multiple of 8, that fits with its halo; 0 if the whole image fits, None if nothing does.
 
-    `fits` answers for a height and a width; what fits in more also fits in less.
+    `fits` answers for a height and a width. Where what fits in more does not always fit in less, a smaller tile that
+    fits may be found.
     """
     if fits(height, width):
         return 0

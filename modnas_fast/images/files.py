@@ -65,6 +65,8 @@ _FORMATS = (
     _Format("NumPy", (".npy",), rb"\x93NUMPY", decode_npy, encode_npy, bits=32, alpha=True),
 )
 
+_EXISTS = "exists already; overwrite it (--overwrite, or overwrite=True), or choose another name"
+
 READABLE_SUFFIXES: tuple[str, ...] = tuple(suffix for kind in _FORMATS for suffix in kind.suffixes)
 WRITABLE_SUFFIXES: tuple[str, ...] = READABLE_SUFFIXES
 
@@ -138,7 +140,7 @@ def check_writable(path: str | Path, overwrite: bool = False, image: ImageFile |
         if path.is_dir():
             raise ImageError("is a folder; name a file")
         if not overwrite and os.path.lexists(path):
-            raise ImageError("exists already; allow overwriting, or choose another name")
+            raise ImageError(_EXISTS)
         folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             raise ImageError(f"cannot be written, as {folder} is no folder that you may write to; choose another place")
@@ -205,7 +207,9 @@ def _errors_named(path: Path, done: str) -> Iterator[None]:
     except PermissionError as error:
         raise ImageError(f"{path}: cannot be {done}, permission denied; change its permissions") from error
     except FileExistsError as error:
-        raise ImageError(f"{path}: exists already; allow overwriting, or choose another name") from error
+        raise ImageError(
+            f"{path}: exists already; overwrite it (--overwrite, or overwrite=True), or choose another name"
+        ) from error
     except Exception as error:  # codecs raise whatever their libraries do: struct.error, SyntaxError, RuntimeError, …
         cause = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
         fix = "it is damaged or of an unsupported kind, export it again" if done == "read" else "choose another place"

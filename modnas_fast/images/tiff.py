@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # tifffile logs about damaged files; what matters becomes an ImageError, and nothing is printed on its own.
 _SILENT = logging.NullHandler()
 
-_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB = 0, 1, 2  # photometric interpretations
-_COLOURS = {_MIN_IS_WHITE: 1, _MIN_IS_BLACK: 1, _RGB: 3}
+_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE = 0, 1, 2, 3  # photometric interpretations
+_COLOURS = {_MIN_IS_WHITE: 1, _MIN_IS_BLACK: 1, _RGB: 3, _PALETTE: 1}
 _ASSOCIATED_ALPHA = 1
 _UNSIGNED, _FLOAT = 1, 3  # sample formats
 _SAMPLE_KINDS = ((_UNSIGNED, 1), (_UNSIGNED, 8), (_UNSIGNED, 16), (_FLOAT, 16), (_FLOAT, 32), (_FLOAT, 64))  # with bits
@@ -127,7 +127,8 @@ def _check_page(page: Any, file_size: int) -> None:
             f"has {page.samplesperpixel} samples a pixel; convert it to gray or RGB, with one alpha or none"
         )
     kind = (int(page.sampleformat), page.bitspersample)
-    if kind not in _SAMPLE_KINDS or (photometric == _MIN_IS_WHITE and kind[0] == _FLOAT):
+    only_integers = photometric in (_MIN_IS_WHITE, _PALETTE)
+    if kind not in _SAMPLE_KINDS or (only_integers and kind[0] == _FLOAT):
         raise ImageError(
             f"has samples of {page.bitspersample} bit, {page.dtype}; convert it to 8 or 16 bit, or float32"
         )
@@ -149,6 +150,8 @@ def _read_page(page: Any) -> Array:
     """Samples [H, W, n] of a page: black is 0, alpha not multiplied into colour, uint8, uint16 or float32."""
     planes = page.asarray(squeeze=False, maxworkers=1)[:, 0]  # [planes, H, W, n]: planar, or n samples a pixel
     samples: Array = np.moveaxis(planes, 0, -1).reshape(*planes.shape[1:3], -1)
+    if page.photometric == _PALETTE:
+        return _look_up(samples, page.colormap)
     if samples.dtype == bool:
         samples = samples.astype(np.uint8) * np.uint8(255)
     elif samples.dtype.kind == "f":
@@ -156,6 +159,13 @@ def _read_page(page: Any) -> Array:
     if page.photometric == _MIN_IS_WHITE:
         samples[..., 0] = np.iinfo(samples.dtype).max - samples[..., 0]
     return _unassociate(samples) if _ASSOCIATED_ALPHA in page.extrasamples else samples
+
+
+def _look_up(samples: Array, palette: Array | None) -> Array:
+    """RGB of 8 bit, and the alpha behind a palette's indices; palettes are uint16 [3, 2^bits]."""
+    if palette is None or palette.ndim != 2 or samples[..., 0].max() >= palette.shape[1]:
+        raise ImageError("has no palette, or one that is too short; export it again")
+    return np.concatenate([(palette.T >> 8).astype(np.uint8)[samples[..., 0]], samples[..., 1:]], axis=2)
 
 
 def _unassociate(samples: Array) -> Array:
