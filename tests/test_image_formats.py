@@ -226,6 +226,13 @@ def test_palette_tiff(tmp_path):
     indices, palette = samples("uint8", 1, seed=1), samples("uint16", 1, height=3, width=256, seed=3)
     tifffile.imwrite(tmp_path / "a.tif", indices, photometric="palette", colormap=palette)
     assert same(read_samples(tmp_path / "a.tif"), (palette >> 8).astype(np.uint8).T[indices])
+    tifffile.imwrite(  # of 1 bit, by the tags of a gray one and a palette beside them
+        tmp_path / "b.tif", indices > 99, extratags=[(320, 3, 6, palette[:, :2].ravel().tolist(), True)]
+    )
+    data, entry = (tmp_path / "b.tif").read_bytes(), struct.pack("<HHI", 262, 3, 1)
+    place = data.index(entry) + len(entry)
+    (tmp_path / "b.tif").write_bytes(data[:place] + struct.pack("<H", 3) + data[place + 2 :])
+    assert same(read_samples(tmp_path / "b.tif"), (palette >> 8).astype(np.uint8).T[(indices > 99).astype(int)])
 
 
 def test_cmyk_jpeg_becomes_rgb_without_its_profile(tmp_path):

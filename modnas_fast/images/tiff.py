@@ -122,7 +122,7 @@ def _check_page(page: Any, file_size: int) -> None:
     photometric, extra = int(page.photometric), page.samplesperpixel - _COLOURS.get(int(page.photometric), 0)
     if photometric not in _COLOURS:
         raise ImageError(f"is a {getattr(page.photometric, 'name', photometric)} TIFF; convert it to gray or RGB")
-    if extra != len(page.extrasamples) or extra > 1 or page.imagedepth != 1:
+    if extra != len(page.extrasamples) or extra > (photometric != _PALETTE) or page.imagedepth != 1:
         raise ImageError(
             f"has {page.samplesperpixel} samples a pixel; convert it to gray or RGB, with one alpha or none"
         )
@@ -151,7 +151,7 @@ def _read_page(page: Any) -> Array:
     planes = page.asarray(squeeze=False, maxworkers=1)[:, 0]  # [planes, H, W, n]: planar, or n samples a pixel
     samples: Array = np.moveaxis(planes, 0, -1).reshape(*planes.shape[1:3], -1)
     if page.photometric == _PALETTE:
-        return _look_up(samples, page.colormap)
+        return _look_up(samples[..., 0], page.colormap)
     if samples.dtype == bool:
         samples = samples.astype(np.uint8) * np.uint8(255)
     elif samples.dtype.kind == "f":
@@ -161,11 +161,12 @@ def _read_page(page: Any) -> Array:
     return _unassociate(samples) if _ASSOCIATED_ALPHA in page.extrasamples else samples
 
 
-def _look_up(samples: Array, palette: Array | None) -> Array:
-    """RGB of 8 bit, and the alpha behind a palette's indices; palettes are uint16 [3, 2^bits]."""
-    if palette is None or palette.ndim != 2 or samples[..., 0].max() >= palette.shape[1]:
+def _look_up(indices: Array, palette: Array | None) -> Array:
+    """RGB of 8 bit; palettes are uint16 [3, 2^bits], and indices of 1 bit come as bool."""
+    if palette is None or palette.ndim != 2 or indices.max() >= palette.shape[1]:
         raise ImageError("has no palette, or one that is too short; export it again")
-    return np.concatenate([(palette.T >> 8).astype(np.uint8)[samples[..., 0]], samples[..., 1:]], axis=2)
+    colours: Array = (palette.T >> 8).astype(np.uint8)
+    return colours[indices.astype(np.intp)]
 
 
 def _unassociate(samples: Array) -> Array:
