@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modnas_fast.errors import ModnasError
 from modnas_fast.images.degradations import Degradation
@@ -66,6 +68,22 @@ def test_what_it_may_start_from(conditioned: Settings, settings: Settings, tmp_p
     back = run(settings, tmp_path / "back", init=str(folder / "weights.safetensors"), levels=[40], **idle)
     y = torch.rand(1, 1, 16, 16)
     torch.testing.assert_close(load(back / "weights.safetensors")(y), net(y, 40.0), rtol=1e-5, atol=1e-6)
+
+
+def test_rgb_may_start_from_gray(conditioned: Settings, tmp_path: Path) -> None:
+    """Which then does to a gray picture in three channels what the gray network does."""
+    idle = {"steps": 1, "lr": 1e-12, "lr_final": 1e-12, "ema": 0}
+    gray = run(conditioned, tmp_path / "gray", seed=3) / "weights.safetensors"
+    (tmp_path / "rgb").mkdir()
+    for index in range(2):
+        picture = np.stack([synthetic_image(index + channel) for channel in range(3)], axis=2)
+        Image.fromarray(picture).save(tmp_path / "rgb" / f"{index}.png")
+    changes = {"channels_in": 3, "data": [str(tmp_path / "rgb")], "validation": "", "init": str(gray)}
+    rgb = load(run(conditioned, tmp_path / "wide", **changes, **idle) / "weights.safetensors")
+    y = torch.rand(2, 1, 16, 24)
+    torch.testing.assert_close(rgb(y.expand(-1, 3, -1, -1), 30.0), load(gray)(y, 30.0).expand(-1, 3, -1, -1))
+    with pytest.raises(ModnasError, match="holds another network"):
+        run(conditioned, tmp_path / "back", init=str(tmp_path / "wide" / "weights.safetensors"))
 
 
 def test_init_starts_from_weights_of_the_same_network(settings: Settings, tmp_path: Path) -> None:  # noqa: F811

@@ -1,7 +1,16 @@
 """Networks that run: derived nets and their weight files."""
 
 from modnas_fast.networks.conditioned import ConditionedNet, plain_net
-from modnas_fast.networks.derived import DerivedNet
+from modnas_fast.networks.derived import DerivedNet, gray_to_rgb
 from modnas_fast.networks.weights import WeightsError, load, save_weights, shipped_models
 
-__all__ = ["ConditionedNet", "DerivedNet", "WeightsError", "load", "plain_net", "save_weights", "shipped_models"]
+__all__ = [
+    "ConditionedNet",
+    "DerivedNet",
+    "WeightsError",
+    "gray_to_rgb",
+    "load",
+    "plain_net",
+    "save_weights",
+    "shipped_models",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -168,6 +170,20 @@ class DerivedNet(nn.Module):
         for stage in self.stages:
             x = stage(x, y, *condition)
         return x[..., :height, :width]
+
+
+def gray_to_rgb(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A gray network's state dict as that of an RGB one, which does the same to a gray image in three channels.
+
+    The stems' first kernels are spread over the channels, a third to each; the last layers' are given to all.
+    """
+    spread = dict(weights)
+    for name, value in weights.items():
+        if name.endswith("stem.0.weight"):
+            spread[name] = value.repeat(1, 3, 1, 1) / 3
+        elif name.endswith((".out.weight", ".out.bias")):
+            spread[name] = value.repeat(3, *(1 for _ in value.shape[1:]))
+    return spread
 
 
 def check_batch(y: Tensor, channels_in: int) -> None:

@@ -31,7 +31,8 @@ class TrainConfig:
         ema: decay of the exponential moving average of the weights, which is what is validated and saved.
         precision: "bf16" (autocast) or "fp32".
         seed: of the initial weights, patches and noise.
-        init: weights to start from, "" for a fresh start. A conditioned network may start from a plain one.
+        init: weights to start from, "" for a fresh start. A conditioned network may start from a plain one, an
+            RGB one from a gray one.
         validation: folder of clean images scored with the fixed test noise, "" for none.
         validation_levels: that it is scored at, () for the first of `levels`.
         validate_every, checkpoint_every: in steps and in seconds.

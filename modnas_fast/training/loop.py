@@ -20,7 +20,7 @@ from modnas_fast.images.degradations import Degradation
 from modnas_fast.images.evaluation import EvaluationSet, Score, evaluate, evaluate_pairs, mean_scores, read_clean_images
 from modnas_fast.images.pairs import PairedSet
 from modnas_fast.images.patches import PairSampler
-from modnas_fast.networks import ConditionedNet, DerivedNet, load, save_weights
+from modnas_fast.networks import ConditionedNet, DerivedNet, gray_to_rgb, load, save_weights
 from modnas_fast.ops import fast_convolutions
 from modnas_fast.runs.config import config_to_json
 from modnas_fast.runs.guard import what_broke
@@ -219,17 +219,20 @@ def _build_net(config: TrainConfig) -> DerivedNet:
     net.degradation = Degradation(config.degradation, config.levels, config.conditioned)
     if config.init:
         start = load(config.init)
-        if (start.genotype, len(start.stages), start.channels_in) != (genotype, config.stages, config.channels_in):
+        widened = start.channels_in == 1 and config.channels_in == 3
+        channels_in = 3 if widened else start.channels_in
+        if (start.genotype, len(start.stages), channels_in) != (genotype, config.stages, config.channels_in):
             raise ModnasError(
                 f"init: {config.init} holds another network than genotype, stages and channels_in describe: it is "
                 f"{start.genotype.name} with stages={len(start.stages)} channels_in={start.channels_in}"
             )
         if isinstance(start, ConditionedNet) and not config.conditioned:
             start = start.at(config.levels[0])
+        weights = gray_to_rgb(start.state_dict()) if widened else start.state_dict()
         if isinstance(net, ConditionedNet) and not isinstance(start, ConditionedNet):
-            net.start_from(start.state_dict())
+            net.start_from(weights)
         else:
-            net.load_state_dict(start.state_dict())
+            net.load_state_dict(weights)
     return net
 
 
