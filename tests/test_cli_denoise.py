@@ -36,7 +36,6 @@ def test_one_file_becomes_the_named_file(tmp_path: Path, picture: Callable[..., 
     assert "denoised 1 of 1 with modnas-b-t1-gray-s25" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:.*one by one")
 def test_a_folder_keeps_structure_depth_alpha_and_pages(
     tmp_path: Path, picture: Callable[..., np.ndarray], capsys: Capture
 ) -> None:
@@ -57,7 +56,17 @@ def test_a_folder_keeps_structure_depth_alpha_and_pages(
         assert len(written) == len(pages)
         for frame, page in zip(written, pages, strict=True):
             np.testing.assert_array_equal(frame.samples, modnas_fast.denoise(page))
-    assert capsys.readouterr().err.count("one by one") == 1
+    assert "denoised 4 of 4 with modnas-b-t1-gray and modnas-b-t1-rgb on" in capsys.readouterr().err
+
+
+def test_a_gray_model_says_once_that_it_runs_rgb_one_by_one(
+    tmp_path: Path, picture: Callable[..., np.ndarray], capsys: Capture
+) -> None:
+    for name, shape in {"a": (8, 9), "b": (8, 9, 3), "c": (9, 8, 3)}.items():
+        Image.fromarray(picture(*shape)).save(tmp_path / f"{name}.png")
+    gray = ["--model", "modnas-b-t1-gray", "--sigma", "20"]
+    assert main(["denoise", str(tmp_path), "-o", str(tmp_path / "out"), *gray]) == 0
+    assert capsys.readouterr().err.count("modnas-b-t1-gray is for gray images; it runs red, green and blue one by") == 1
 
 
 def test_glob_and_other_format(tmp_path: Path, picture: Callable[..., np.ndarray]) -> None:

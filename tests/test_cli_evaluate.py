@@ -68,7 +68,12 @@ def test_csv_and_table_and_saved_images(folder: Path, tmp_path: Path, capsys: Ca
 def test_rgb_and_jpeg(folder: Path, capsys: Capture) -> None:
     (folder / "a.png").unlink()
     assert main(["evaluate", "--data", str(folder), "--rgb", "--json"]) == 0
-    rgb = json.loads(capsys.readouterr().out)["mean"]["psnr"]
+    document = json.loads(capsys.readouterr().out)
+    assert document["model"] == "modnas-b-t1-rgb"
+    rgb = document["mean"]["psnr"]
+    gray = ["--model", "modnas-b-t1-gray"]
+    assert main(["evaluate", "--data", str(folder), "--rgb", *gray, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mean"]["psnr"] != rgb
     assert main(["evaluate", "--data", str(folder), "--jpeg", "20", "--json"]) == 0
     captured = capsys.readouterr()
     document = json.loads(captured.out)

@@ -35,15 +35,24 @@ def test_card_describes_the_weights(name: str) -> None:
 
 def test_readme_quotes_the_cards() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    def row(start: str, cells: list[str]) -> str:
+        return f"| {start} | {' | '.join(cells)} |"
+
+    def quality(scores: dict[str, dict[str, float]], prefix: str = "") -> list[str]:
+        return [f"{score[prefix + 'psnr']:.2f} / {score[prefix + 'ssim']:.4f}" for score in scores.values()]
+
     for name, path in shipped_models().items():
         card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        scores, sets = card["scores"], ("Set12", "BSD68", "Urban100")
-        cells = [f"{scores[data]['psnr']:.2f} / {scores[data]['ssim']:.4f}" for data in sets]
-        assert f"| `{name}` | {' | '.join(cells)} |" in readme
+        assert row(f"`{name}`", quality(card["scores"])) in readme
         if "scores_at_15" in card:
             low, high = card["scores_at_15"], card["scores_at_50"]
-            cells = [f"{low[data]['psnr']:.2f}, {high[data]['psnr']:.2f}" for data in sets]
-            assert f"| `{name}` | {' | '.join(cells)} |" in readme
+            cells = [f"{low[data]['psnr']:.2f}, {high[data]['psnr']:.2f}" for data in card["scores"]]
+            assert row(f"`{name}`", cells) in readme
+        if card["channels_in"] == 3:
+            assert f"channel by channel it is {card['scores']['LIVE1']['gray_psnr']:.2f} dB on LIVE1" in readme
+        if card["degradation"]["kind"] == "jpeg":
+            assert row("the JPEG itself", quality(card["scores"], "input_")) in readme
 
 
 def test_models_verb_lists_every_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,12 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
         with failures.noted():
             check_writable(target, arguments.overwrite)
             wanted.append((source, target))
-    _denoise_files(denoisers, wanted, arguments.overwrite, progress, failures)
+    used = _denoise_files(denoisers, wanted, arguments.overwrite, progress, failures)
     places = ", ".join(str(denoiser.device) for denoiser in denoisers)
     levels = sorted(level for denoiser in denoisers for level in denoiser.estimates)
     estimated = f" (noise estimated: σ = {' to '.join(f'{level:g}' for level in levels[:: max(1, len(levels) - 1)])})"
+    names = " and ".join(sorted(used)) or denoisers[0].name
     progress.say(
-        f"denoised {len(jobs) - failures.count} of {len(jobs)} with {denoisers[0].name} on {places} "
+        f"denoised {len(jobs) - failures.count} of {len(jobs)} with {names} on {places} "
         f"into {arguments.output}{estimated if levels else ''}"
     )
     return 1 if failures.count else 0
@@ -160,8 +161,12 @@ def _denoise_files(
     overwrite: bool,
     progress: ProgressLine,
     failures: _Failures,
-) -> None:
-    """Read, denoise and write every file, the three overlapped; whichever denoiser is free takes the next."""
+) -> set[str]:
+    """Read, denoise and write every file, the three overlapped; whichever denoiser is free takes the next.
+
+    Returns:
+        The names of the models that were used.
+    """
     from modnas_fast.engine.tiling import portion
     from modnas_fast.images.files import check_writable, read_image, write_image
 
@@ -171,17 +176,26 @@ def _denoise_files(
         idle.put(denoiser)
     running: list[tuple[Path, ImageFile, Future[tuple[Frame, ...]]]] = []
     saving: list[Future[None]] = []
-    split_noted = False
+    used: set[str] = set()
+    split: set[str] = set()
 
     def update(share: float, text: str) -> None:
         if stopping.is_set():
             raise _Stopped
         progress.update(share, text)
 
+    def note(chosen: Denoiser, frame: Frame) -> None:
+        used.add(chosen.name)
+        if chosen.net.channels_in == 1 and not frame.is_gray and chosen.name not in split:
+            split.add(chosen.name)
+            progress.say(f"note: {chosen.name} is for gray images; it runs red, green and blue one by one")
+
     def denoise(frames: Sequence[Frame], name: str, index: int) -> tuple[Frame, ...]:
         denoiser = idle.get()
         try:
             on_file = portion(partial(update, text=name), index, len(jobs))
+            for frame in frames:
+                note(denoiser.for_frame(frame), frame)
             return tuple(
                 denoiser.denoise_frame(frame, portion(on_file, page, len(frames))) for page, frame in enumerate(frames)
             )
@@ -209,10 +223,6 @@ def _denoise_files(
             with failures.noted():
                 image = reading.result()
                 check_writable(target, overwrite, image)
-                if denoisers[0].net.channels_in == 1 and image.frames[0].colour.shape[2] == 3 and not split_noted:
-                    name = denoisers[0].name
-                    progress.say(f"note: {name} is for gray images; it runs red, green and blue one by one")
-                    split_noted = True
                 running.append((target, image, worker.submit(denoise, image.frames, source.name, index)))
             while len(running) >= workers:
                 save_first(writer)
@@ -221,6 +231,7 @@ def _denoise_files(
         for future in saving:
             with failures.noted():
                 future.result()
+    return used
 
 
 def _ahead(

@@ -39,6 +39,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"compiled engine on cuda:{index}: " + (f"not used: {obstacle}" if obstacle else "runs"))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "torch sees none"
     print(f"CUDA device: {device}")
-    denoiser = Denoiser()
-    print(f"denoising with {denoiser.name}: on {denoiser.device} by {denoiser.backend}")
+    for denoiser in (Denoiser(), Denoiser().for_channels(3)):
+        print(f"denoising with {denoiser.name}: on {denoiser.device} by {denoiser.backend}")
     return 0

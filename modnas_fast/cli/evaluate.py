@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", metavar="NAME", help="another network, of `modnas-fast summary --baselines`")
     parser.add_argument("--weights", metavar="FILE", help="its published weights")
     parser.add_argument(
-        "--rgb", action="store_true", help="score RGB, channel by channel with a gray model; default: luma"
+        "--rgb", action="store_true", help="score RGB, channel by channel with a gray --model; default: luma"
     )
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true")
@@ -103,7 +103,8 @@ def _denoiser(arguments: argparse.Namespace) -> Denoiser | BaselineDenoiser:
         if arguments.weights is not None:
             raise ModnasError("--weights belongs to --baseline; give a weight file of this package as --model")
         tile = tile_size(arguments.tile)
-        return Denoiser(arguments.model, arguments.device, tile, arguments.x8, sigma)
+        denoiser = Denoiser(arguments.model, arguments.device, tile, arguments.x8, sigma)
+        return denoiser.for_channels(3 if arguments.rgb else 1)
     from modnas_fast.engine.baseline import BaselineDenoiser
 
     if arguments.model is not None or arguments.tile != "auto" or arguments.x8:

@@ -29,6 +29,7 @@ Picture = TypeVar("Picture", Array, Tensor, "Image.Image")
 
 _EVERY_LEVEL = "modnas-b-t1-gray"
 _ONE_LEVEL = {25.0: "modnas-b-t1-gray-s25"}
+_RGB = "modnas-b-t1-rgb"
 
 # Without tiling up to this many pixels; the tile beyond it. Set by memory: about 1 KiB a pixel and image in float32.
 _WHOLE_PIXELS = 1 << 20
@@ -36,8 +37,11 @@ _AUTO_TILE = 768
 _ENGINE_BYTES = 2 << 30  # what the engine may take before it tiles: about eight megapixels
 
 
-def default_model(sigma: float | None) -> str:
-    """The shipped model for noise of σ (0–255 scale): the one for just that σ, or for every σ (None: unknown)."""
+def default_model(sigma: float | None, channels: int = 1) -> str:
+    """The shipped model for noise of σ (0–255 scale) in images of 3 channels, RGB, or of another number: the one for
+    just that σ, or for every σ (None: unknown)."""
+    if channels == 3:
+        return _RGB
     return _EVERY_LEVEL if sigma is None else _ONE_LEVEL.get(sigma, _EVERY_LEVEL)
 
 
@@ -45,7 +49,8 @@ class Denoiser:
     """A network ready for images of any size and number of channels.
 
     Args:
-        model: a shipped model's name, a weight file, or a network. Left out: `default_model` of σ.
+        model: a shipped model's name, a weight file, or a network. Left out: `default_model` of σ and of each image's
+            channels; attributes are those of the one for gray, and of `for_channels(3)` those of the one for RGB.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or a torch device.
         tile: "auto" (tiles of 768 pixels from one megapixel on; the compiled engine: as 2 GiB ask for), a side in
             pixels, or 0 for never.
@@ -73,7 +78,11 @@ class Denoiser:
         if tile != "auto" and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 0):
             raise ModnasError(f"tile is {tile!r}; give 'auto', a side in pixels, or 0 for no tiling")
         self.device = choose_device(device)
-        model = default_model(sigma) if model is None else model
+        self._make_rgb: Callable[[], Denoiser] | None = None
+        if model is None:
+            make = functools.partial(Denoiser, default_model(sigma, 3), self.device, tile, x8, sigma)
+            self._make_rgb = functools.cache(make)
+            model = default_model(sigma)
         self.name = model.genotype.name if isinstance(model, DerivedNet) else os.fspath(model)
         self._may_change = isinstance(model, DerivedNet)
         net = model if isinstance(model, DerivedNet) else load(model)
@@ -89,6 +98,18 @@ class Denoiser:
             return
         # What else a network is asked for, its caller decides: scoring one at another level makes sense.
         self._prepare(plain_net(net, sigma, self.name) if isinstance(net, ConditionedNet) else net)
+
+    def for_channels(self, channels: int) -> Denoiser:
+        """What denoises images of so many channels: this one, or where the model was left out the one for RGB."""
+        if channels != 3 or self._make_rgb is None:
+            return self
+        rgb = self._make_rgb()
+        rgb.estimates = self.estimates
+        return rgb
+
+    def for_frame(self, frame: Frame) -> Denoiser:
+        """As `for_channels`; a gray picture in three channels is gray."""
+        return self.for_channels(1 if frame.is_gray else 3)
 
     @functools.cached_property
     def backend(self) -> str:
@@ -174,6 +195,8 @@ class Denoiser:
         Returns:
             [N, C, H, W] in y's dtype, on y's device, not clipped.
         """
+        if y.ndim == 4 and (chosen := self.for_channels(y.shape[1])) is not self:
+            return chosen(y, on_tile)
         if self._at_level is not None:
             restored = torch.empty_like(y)
             for index, image in enumerate(y):
@@ -242,6 +265,12 @@ class Denoiser:
         Raises:
             ModnasError: a gray picture for an RGB model.
         """
+        chosen = self.for_frame(frame)
+        if chosen is not self:
+            return chosen.denoise_frame(frame, on_tile)
+        if self.net.channels_in == 1 and frame.colour.shape[2] == 3 and frame.is_gray:
+            gray = self.denoise_frame(Frame(frame.colour[..., :1]), on_tile)
+            return Frame(np.repeat(gray.colour, 3, axis=2), frame.alpha)
         # A copy where the samples are read only, as those of a mapped file: of these PyTorch warns.
         samples = np.require(to_float(frame.colour), requirements="W")
         y = torch.from_numpy(samples).permute(2, 0, 1)[None]
@@ -267,7 +296,7 @@ def denoise(
         sigma: the noise's standard deviation on the 0–255 scale. Left out: the one that the model was trained for, or
             for a model for every σ an estimate from the image.
         model: a shipped model's name (see `modnas-fast models`), a weight file, or a network; left out, the shipped
-            one for σ. Gray models run the channels of RGB images one by one, and warn.
+            one for σ and for gray or RGB. Gray models run the channels of RGB images one by one, and warn.
         device, tile, x8: see `Denoiser`.
 
     Returns:
@@ -337,7 +366,7 @@ def _denoise_tensor(denoiser: Denoiser, image: Tensor) -> Tensor:
     if (image > FAR_ABOVE_WHITE).sum() > image.numel() / 2:
         raise ImageError(f"the tensor {OTHER_UNIT}")
     batch = image[(None,) * (4 - image.ndim)]
-    _note_channels(denoiser, batch.shape[1])
+    _note_channels(denoiser.for_channels(batch.shape[1]), batch.shape[1])
     return denoiser(batch).reshape(image.shape)
 
 
@@ -351,7 +380,8 @@ def _denoise_array(denoiser: Denoiser, image: Array) -> Array:
             f"the array is {list(image.shape)}; give [H, W] or [H, W, C] with C from 1 to 4, channels last"
         )
     frame = Frame.from_samples(image)
-    _note_channels(denoiser, frame.colour.shape[2])
+    if not frame.is_gray:
+        _note_channels(denoiser.for_channels(3), 3)
     return denoiser.denoise_frame(frame).samples.reshape(image.shape)
 
 

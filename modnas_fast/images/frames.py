@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +69,11 @@ class Frame:
             raise ImageError("holds NaN or Inf; replace them, for example by numpy.nan_to_num")
         if dtype == np.float32 and np.count_nonzero(self.colour > FAR_ABOVE_WHITE) > self.colour.size / 2:
             raise ImageError(OTHER_UNIT)
+
+    @functools.cached_property
+    def is_gray(self) -> bool:
+        """Whether all channels are the same."""
+        return bool((self.colour[..., 1:] == self.colour[..., :1]).all())
 
     @classmethod
     def from_samples(cls, samples: Array) -> Frame:
