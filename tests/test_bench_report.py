@@ -126,3 +126,17 @@ def test_the_engine_beside_pytorch_by_size_only_within_one_run() -> None:
         ("512×512", "", "", "990 ms", "300 MiB"),
     ]
     assert own_tables(rows)[0].rows[0][1] == "40 ms"  # another run's PyTorch gives no ratio
+
+
+def test_training_is_compared_within_one_run() -> None:
+    def row(way: str, ms: float, date: str) -> Row:
+        same = {"op": "training step", "mode": "T=1", "dtype": "float32", "shape": [16, 1, 64, 64], "device": "cpu"}
+        return {**same, "backend": way, "median_ms": ms, "machine": "m", "threads": 2, "date": date}
+
+    (table,) = own_tables([row("channels_last", 400, "old"), row("fast_convolutions", 200, "old")])
+    assert table.rows == [
+        ("channels_last", "float32", "400 ms", "40"),
+        ("fast_convolutions", "float32", "200 ms (2.00×)", "80"),
+    ]
+    (table,) = own_tables([row("channels_last", 400, "old"), row("fast_convolutions", 200, "new")])
+    assert table.rows[1] == ("fast_convolutions", "float32", "200 ms", "80")

@@ -45,8 +45,9 @@ def own_tables(rows: Sequence[Row]) -> list[Table]:
     latest = latest_rows(rows)
     sizes = [row for row in latest if row["op"] == "denoise" and "mode" not in row]
     steps = [row for row in latest if row["op"] == "supernet W-step"]
-    tables = [_denoise(sizes), _engine(rows), _supernet(steps), recipe_table(rows)]
-    others = [row for row in latest if row not in sizes and row not in steps]
+    training = [row for row in latest if row["op"] == "training step"]
+    tables = [_denoise(sizes), _engine(rows), _supernet(steps), _training(training), recipe_table(rows)]
+    others = [row for row in latest if row not in sizes and row not in steps and row not in training]
     tables += [_any(op, [row for row in others if row["op"] == op]) for op in dict.fromkeys(x["op"] for x in others)]
     return [table for table in tables if table.rows]
 
@@ -134,6 +135,20 @@ def _supernet(rows: Sequence[Row]) -> Table:
         cells.append(tuple(line))
     head = ("backend", *(cell for dtype in dtypes for cell in (dtype, "peak memory")))
     return Table("supernet", "One W-step of the supernet", head, cells, "modnas-fast bench supernet")
+
+
+def _training(rows: Sequence[Row]) -> Table:
+    """Patches a second, and over PyTorch's channels_last loop at the same precision on the same device."""
+    cells = []
+    for row in rows:
+        alike = [x for x in rows if all(x[key] == row[key] for key in ("dtype", "device", "mode", "shape", "date"))]
+        base = next((x for x in alike if x["backend"] == "channels_last"), None)
+        faster = f" ({base['median_ms'] / row['median_ms']:.2f}×)" if base and row is not base else ""
+        device = f", {row['device']}" if row["device"] != "cpu" else ""
+        speed = f"{1e3 * row['shape'][0] / row['median_ms']:.3g}"
+        cells.append((row["backend"] + device, row["dtype"], duration(row["median_ms"]) + faster, speed))
+    head = ("convolutions", "dtype", "a step", "patches a second")
+    return Table("training", "One step of training", head, cells, "modnas-fast bench train")
 
 
 def recipe_table(rows: Sequence[Row]) -> Table:
