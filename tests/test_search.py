@@ -263,6 +263,23 @@ def test_without_model_guide_the_stage_is_the_denoiser(settings: Settings) -> No
         assert torch.equal(net(y), plain(y))
 
 
+def test_the_architecture_has_a_rate_of_its_own(settings: Settings, tmp_path: Path) -> None:
+    """Adam's first step is its rate wherever the gradient is not tiny."""
+    rates = {0.0: 1e-3, 5e-3: 5e-3}
+    folders = {}
+    for given, rate in rates.items():
+        one = {"epochs": 1, "warmup_epochs": 0, "steps": 1, "lr": 1e-3, "lr_architecture": given}
+        folders[given] = run(settings, output=str(tmp_path / str(given)), **one)
+        alphas = [x for name, x in architecture_of(folders[given]).items() if name.endswith("alpha")]
+        assert float(torch.cat(alphas).abs().max()) == pytest.approx(rate, rel=0.01)
+        assert read_history(folders[given] / HISTORY)[0]["rate"] == 1e-5
+    weights = [
+        {name: value for name, value in load_supernet(folder / SUPERNET_FILE).state_dict().items() if "arch" not in name}
+        for folder in folders.values()
+    ]
+    assert_same_tensors(*weights)
+
+
 def test_fixed_width_holds_beta(settings: Settings) -> None:
     architecture = architecture_of(run(settings, width_search=False))
     for name, value in architecture.items():

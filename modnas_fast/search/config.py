@@ -25,6 +25,8 @@ class SearchConfig:
         epochs, warmup_epochs: in the first `warmup_epochs` only W is trained; then an A-step follows every W-step.
         steps: W-steps an epoch; 0 for one image of the half a patch, as an epoch over the data would have.
         lr, lr_final: cosine schedule of both Adams over all epochs.
+        lr_architecture: where A's Adam starts instead of at `lr`, falling in proportion; 0 for `lr`, as in the paper.
+            A search of fewer A-steps than the paper's 100 epochs goes as far with a higher one.
         precision: "bf16" (autocast) or "fp32".
         backend: of the supernet; "auto" takes the fastest.
         seed: of the halves, the initial weights, patches and noise.
@@ -57,6 +59,7 @@ class SearchConfig:
     steps: int = 0
     lr: float = 1e-3
     lr_final: float = 1e-5
+    lr_architecture: float = 0.0
     precision: str = "bf16"
     backend: str = "auto"
     seed: int = 0
@@ -84,6 +87,7 @@ class SearchConfig:
         require(self, self.precision in ("bf16", "fp32"), "precision", "choose bf16 or fp32")
         require(self, self.device in ("auto", "cpu", "cuda"), "device", "choose auto, cpu or cuda")
         require(self, 0 < self.lr_final <= self.lr, "lr_final", "it must be positive and at most lr")
+        require(self, 0 <= self.lr_architecture < math.inf, "lr_architecture", "it must be positive, or 0 for lr")
         check_backend(self.backend)
         require(self, self.depth_search in DEPTH_SEARCHES, "depth_search", f"choose {' or '.join(DEPTH_SEARCHES)}")
         guided = self.model_guide or self.stages == 1

@@ -88,6 +88,7 @@ class _Search:
         optimizers = {
             key: build_adam(parameters, config.lr, captured=self.captured) for key, parameters in self.trained.items()
         }
+        self._proportion = {"weights": 1.0, "architecture": (config.lr_architecture or config.lr) / config.lr}
         generators = {key: sampler.generator for key, sampler in self.samplers.items()}
         self.state = SearchState(self.net, optimizers, generators, Counters())
         found = load_search(self.folder, self.state, config)
@@ -176,9 +177,9 @@ class _Search:
 
     def _step_both(self, epoch: int) -> torch.Tensor:
         """A W-step and, after the warm-up, an A-step; the W-step's loss on this process's share."""
-        for optimizer in self.state.optimizers.values():
+        for key, optimizer in self.state.optimizers.items():
             for group in optimizer.param_groups:
-                _set_rate(group, self._rate())
+                _set_rate(group, self._rate() * self._proportion[key])
         loss = self.step["weights"](*self.samplers["weights"].sample(self.config.batch, self.processes.share)[:2])
         if epoch >= self.config.warmup_epochs:
             batch = self.samplers["architecture"].sample(self.config.batch, self.processes.share)
