@@ -1,6 +1,6 @@
 // Every CUDA kernel of the table, run on the CPU, against plain loops in double: kernels_test all|fewer ELEMENT...
-// Prints what failed and returns 1, or returns 0. The bounds follow from the arithmetic: sums in float32, results
-// rounded once.
+// Prints what failed, and a table of the errors of what did not; returns 1 if anything failed, or 0. The bounds follow
+// from the arithmetic: sums in float32, results rounded once.
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -30,6 +30,7 @@ bool check(const char* kind, int number, bool passed) {
 
 bool test(Element element, bool fewer) {
   const Kernels& kernels = *select_kernels(element, 80);
+  parity.clear();
   bool passed = true;
   int number = 0;
   for (const ConvolutionProblem& problem : convolution_problems(fewer)) {
@@ -51,6 +52,13 @@ bool test(Element element, bool fewer) {
   return passed;
 }
 
+void print_parity(const char* element) {
+  for (const auto& [what, all] : parity) {
+    std::printf("| %s | %s | %d | %lld | %.1e | %.0f %% |\n", what.c_str(), element, all.tensors,
+                static_cast<long long>(all.values), all.error / all.largest, 100 * all.share);
+  }
+}
+
 }  // namespace
 
 }  // namespace modnas_fast::cuda
@@ -60,12 +68,15 @@ int main(int count, char** words) {
   if (count < 3) return 2;
   const bool fewer = std::strcmp(words[1], "fewer") == 0;
   bool passed = true;
+  std::printf("| result | elements | tensors | values | error over the largest value | of its bound |\n");
+  std::printf("|---|---|---|---|---|---|\n");
   for (int i = 2; i < count; ++i) {
     const std::string name = words[i];
     const Element element = name == "float16"    ? Element::kFloat16
                             : name == "bfloat16" ? Element::kBfloat16
                                                  : Element::kFloat32;
     passed &= test(element, fewer);
+    print_parity(words[i]);
     if (element != Element::kFloat16 || fewer) continue;
     passed &= every_shape_was_used();
     passed &= missing_barriers_are_seen();

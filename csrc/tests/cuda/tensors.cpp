@@ -96,10 +96,16 @@ void Answer::add(double factor, double weight, double factor_error) {
   ++terms;
 }
 
+std::map<std::string, Parity> parity;
+
 void Judge::value(double got, double expected, double bound) {
   ++values_;
   if (std::abs(expected) > bound) ++telling_;
-  if (std::abs(got - expected) <= bound) return;
+  const double error = std::abs(got - expected);
+  error_ = std::max(error_, error);
+  largest_ = std::max(largest_, std::abs(expected));
+  if (error > 0) share_ = std::max(share_, error / bound);
+  if (error <= bound) return;
   if (wrong_++ > 0) return;
   got_ = got;
   expected_ = expected;
@@ -113,6 +119,13 @@ bool Judge::passed(const char* what) const {
                 static_cast<long long>(wrong_), static_cast<long long>(values_), got_, expected_, bound_);
   } else if (zeros_pass) {
     std::printf("FAILED: %s: zeros would pass\n", what);
+  } else {
+    Parity& all = parity[what];
+    ++all.tensors;
+    all.values += values_;
+    all.error = std::max(all.error, error_);
+    all.largest = std::max(all.largest, largest_);
+    all.share = std::max(all.share, share_);
   }
   return wrong_ == 0 && !zeros_pass;
 }

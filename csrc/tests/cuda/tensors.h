@@ -4,8 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "cuda/kernels.h"
@@ -78,13 +80,23 @@ struct Answer {
 class Judge {
  public:
   void value(double got, double expected, double bound);
-  // Prints what went wrong, and that it did.
+  // Prints what went wrong, and that it did; what is right counts in `parity`.
   bool passed(const char* what) const;
   bool wrong() const { return wrong_ > 0; }
 
  private:
   int64_t values_ = 0, wrong_ = 0, telling_ = 0;
   double got_ = 0, expected_ = 0, bound_ = 0;  // of the first wrong one
+  double error_ = 0, largest_ = 0, share_ = 0;
 };
+
+// Of results that were right, by what they are: how many, the largest error and value, and the largest share that an
+// error has of its bound.
+struct Parity {
+  int tensors = 0;
+  int64_t values = 0;
+  double error = 0, largest = 0, share = 0;
+};
+extern std::map<std::string, Parity> parity;
 
 }  // namespace modnas_fast::cuda
