@@ -39,6 +39,7 @@ from modnas_fast.search.config import SearchConfig
 from modnas_fast.search.cost import CostPoint, CostTable, count_table, fit_table, stage_cost
 from modnas_fast.search.parts import PARTS, Part
 
+CPU = "cpu"  # what the device of a table that was measured on a CPU begins with
 LATENCY_FILE = "latency.json"  # a run folder's copy of the table that its penalty is computed from
 
 _FORMAT = "modnas_fast.latency"
@@ -55,8 +56,8 @@ class Settings:
     """What a table was measured on, and for.
 
     Attributes:
-        machine, device: the processor, and "cpu" or the GPU's name.
-        threads: of torch, inside an operation on the CPU.
+        machine, device: the processor, and the GPU's name or, on the CPU, "cpu" and what ran there.
+        threads: inside an operation on the CPU.
         torch, date: its version, and when (UTC, ISO 8601).
         channels, channels_in, size: greatest width, the image's channels, and its height and width in pixels.
         repeats: timed rounds; figures are medians and 20th and 80th percentiles over them.
@@ -138,6 +139,11 @@ class LatencyTable:
         missing = [part for part in PARTS if part not in {entry.part for entry in self.operations}]
         if missing:
             raise LatencyError(f"operations lack {missing[0].kind} {missing[0].op!r} at level {missing[0].level}")
+
+    @property
+    def cores(self) -> str:
+        """ ", 2 threads" where the table was measured on a CPU."""
+        return f", {self.settings.threads} threads" if self.settings.device.startswith(CPU) else ""
 
     @property
     def mean_error(self) -> float | None:

@@ -13,6 +13,7 @@ from modnas_fast.genotype import DECODER_BLOCKS, ENCODER_BLOCKS, PRIMITIVES
 from modnas_fast.layers import PlainConv, build_operation
 
 LEVELS = (*range(ENCODER_BLOCKS), *reversed(range(DECODER_BLOCKS)))  # of the blocks: they work at size / 2^level
+BLOCK_LEVELS = dict(zip(("EB1", "EB2", "EB3", "DB1", "DB2", "DB3", "DB4"), LEVELS, strict=True))
 
 
 @dataclass(frozen=True)

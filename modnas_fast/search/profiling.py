@@ -54,9 +54,10 @@ def profile(
     Raises:
         LatencyError: a size that makes no sense.
     """
-    settings = _settings(channels, size, channels_in, device, repeats)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    settings = measured_here(name, torch.get_num_threads(), size, channels, channels_in, repeats)
     cases = [(part, u, v) for part in PARTS for u, v in part.widths(profiled_widths(channels), channels_in)]
-    genotypes = [*_published(channels), *(_random_genotype(seed, channels) for seed in range(networks))]
+    genotypes = checked_genotypes(channels, networks)
     calls = _Calls(device)
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         for part, u, v in cases:
@@ -68,10 +69,8 @@ def profile(
         OperationTime(part.kind, part.op, part.level, u, v, *times)
         for (part, u, v), times in zip(cases, figures[: len(cases)], strict=True)
     )
-    table = LatencyTable(settings, operations)
-    parts = [predict_latency(genotype, table) for genotype in genotypes]
-    names = [genotype.name for genotype in genotypes]
-    return LatencyTable(settings, operations, _validation(names, parts, figures[len(cases) :]))
+    validation = predicted_by_others(genotypes, LatencyTable(settings, operations), figures[len(cases) :])
+    return LatencyTable(settings, operations, validation)
 
 
 def profiled_widths(channels: int) -> tuple[int, ...]:
@@ -85,14 +84,22 @@ def profiled_widths(channels: int) -> tuple[int, ...]:
     return (*sorted(width for width in sixths if width < channels), channels)
 
 
-def _validation(
-    names: Sequence[str], parts: Sequence[float], figures: Sequence[tuple[float, float, float]]
+def checked_genotypes(channels: int, networks: int) -> list[Genotype]:
+    """What predictions are checked on: the published genotypes that are not too wide, and random ones."""
+    published = map(Genotype.load, published_genotypes())
+    narrow = [genotype for genotype in published if genotype.channels <= channels]
+    return [*narrow, *(_random_genotype(seed, channels) for seed in range(networks))]
+
+
+def predicted_by_others(
+    genotypes: Sequence[Genotype], table: LatencyTable, figures: Sequence[tuple[float, float, float]]
 ) -> tuple[NetworkTime, ...]:
-    """Each network's prediction from what the others took over the sum of their parts."""
+    """Each network's prediction, from what the others took over the sum of their parts, and its own figures in ms."""
+    parts = [predict_latency(genotype, table) for genotype in genotypes]
     pairs = [(median, own) for (median, _, _), own in zip(figures, parts, strict=True)]
     return tuple(
-        NetworkTime(name, own, own * median_ratio(pairs[:index] + pairs[index + 1 :]), *times)
-        for index, (name, own, times) in enumerate(zip(names, parts, figures, strict=True))
+        NetworkTime(genotype.name, own, own * median_ratio(pairs[:index] + pairs[index + 1 :]), *times)
+        for index, (genotype, own, times) in enumerate(zip(genotypes, parts, figures, strict=True))
     )
 
 
@@ -147,22 +154,15 @@ class _Calls:
         return graph.replay
 
 
-def _settings(channels: int, size: int, channels_in: int, device: torch.device, repeats: int) -> Settings:
+def measured_here(device: str, threads: int, size: int, channels: int, channels_in: int, repeats: int) -> Settings:
+    """The settings of a table that is measured now, on this machine."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and (found := re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE)):
         processor = found[1]
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     machine = f"{processor}, {os.cpu_count()} cores"
-    return Settings(
-        machine, name, torch.get_num_threads(), torch.__version__, date, channels, channels_in, size, repeats
-    )
-
-
-def _published(channels: int) -> list[Genotype]:
-    genotypes = map(Genotype.load, published_genotypes())
-    return [genotype for genotype in genotypes if genotype.channels <= channels]
+    return Settings(machine, device, threads, torch.__version__, date, channels, channels_in, size, repeats)
 
 
 def _random_genotype(seed: int, channels: int) -> Genotype:

@@ -16,9 +16,8 @@ def latency_section(run: Run, level: int) -> str:
     if table is None:
         return ""
     where = table.settings
-    cores = f", {where.threads} threads" if where.device == "cpu" else ""
     about = (
-        f"Measured on {where.machine} ({where.device}{cores}, torch {where.torch}) for one stage and a "
+        f"Measured on {where.machine} ({where.device}{table.cores}, torch {where.torch}) for one stage and a "
         f"{where.size}×{where.size} image, {where.date[:10]}. {_worth(table)}"
     )
     rows = "".join(
