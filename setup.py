@@ -23,7 +23,7 @@ VARIANTS = {"portable": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     AVX512.append("-Wno-maybe-uninitialized")  # g++ 12's headers
     VARIANTS |= {"avx2": ["-mavx2", "-mfma"], "avx512": AVX512, "avx512_bf16": [*AVX512, "-mavx512bf16"]}
-TRAINING_FILES = ["convolution", "depthwise"]  # float32: avx512_bf16 has avx512's
+TRAINING_FILES = ["convolution", "depthwise"]  # avx512_bf16 has avx512's
 VECTOR_FILES = ["output", "separable", "taps", "upsample", "variant", "winograd"]
 SOURCES = [*sorted(map(str, Path("csrc").glob("*.cpp"))), "csrc/cpu/packing.cpp", "csrc/cpu/select.cpp"]
 

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 
@@ -94,22 +95,32 @@ std::vector<py::dict> report(Network& network, int64_t rows, int64_t columns) {
 
 using Floats = py::array_t<float, py::array::c_style>;
 
-Images images_of(const Floats& x, const Floats& y) {
-  for (int axis = 0; axis < 3; ++axis) {
-    if (x.ndim() != 4 || y.ndim() != 4 || x.shape(axis) != y.shape(axis)) {
-      throw std::invalid_argument("images are [images, rows, columns, channels], as many and as large as each other");
-    }
+// Training's images: [images, rows, columns, channels] without gaps, float32 or, as uint16, the bits of bfloat16.
+Storage storage_of(const py::array& images) {
+  if (images.ndim() == 4 && (images.flags() & py::array::c_style)) {
+    if (py::isinstance<py::array_t<float>>(images)) return Storage::kFloat32;
+    if (py::isinstance<py::array_t<uint16_t>>(images)) return Storage::kBfloat16;
   }
-  return {x.shape(0), x.shape(1), x.shape(2)};
+  throw std::invalid_argument("images are [images, rows, columns, channels] without gaps, float32 or uint16");
+}
+
+// The size and storage that x and y have in common.
+template <typename Arguments>
+void set_images(Arguments& arguments, const py::array& x, const py::array& y) {
+  arguments.storage = storage_of(x);
+  if (storage_of(y) != arguments.storage || !std::equal(x.shape(), x.shape() + 3, y.shape())) {
+    throw std::invalid_argument("both images are of one dtype, as many and as large as each other");
+  }
+  arguments.size = {x.shape(0), x.shape(1), x.shape(2)};
+  arguments.x = x.data();
 }
 
 // [k, k, channels_in, channels_out] weights and NHWC images, to the arguments of a dense convolution.
-ConvolutionArguments dense(const Floats& x, const Floats& y, const Floats& weights) {
+ConvolutionArguments dense(const py::array& x, const py::array& y, const Floats& weights) {
   ConvolutionArguments arguments = {};
-  arguments.size = images_of(x, y);
+  set_images(arguments, x, y);
   arguments.channels_in = x.shape(3);
   arguments.channels_out = y.shape(3);
-  arguments.x = x.data();
   if (weights.ndim() != 4 || weights.shape(0) != weights.shape(1) || weights.shape(2) != arguments.channels_in ||
       weights.shape(3) != arguments.channels_out) {
     throw std::invalid_argument("weights are [k, k, channels in, channels out]");
@@ -121,7 +132,7 @@ ConvolutionArguments dense(const Floats& x, const Floats& y, const Floats& weigh
   return arguments;
 }
 
-void convolve(const Floats& x, const Floats& weights, const py::object& bias, Floats y, int threads,
+void convolve(const py::array& x, const Floats& weights, const py::object& bias, py::array y, int threads,
               const std::string& variant) {
   const Kernels& kernels = require_kernels(variant.c_str());
   ConvolutionArguments arguments = dense(x, y, weights);
@@ -137,7 +148,7 @@ void convolve(const Floats& x, const Floats& weights, const py::object& bias, Fl
   convolution(arguments, kernels, threads);
 }
 
-void convolve_dweight(const Floats& x, const Floats& dy, Floats dweight, int threads, const std::string& variant) {
+void convolve_dweight(const py::array& x, const py::array& dy, Floats dweight, int threads, const std::string& variant) {
   const Kernels& kernels = require_kernels(variant.c_str());
   ConvolutionArguments arguments = dense(x, dy, dweight);
   arguments.y_given = dy.data();
@@ -147,11 +158,10 @@ void convolve_dweight(const Floats& x, const Floats& dy, Floats dweight, int thr
 }
 
 // [k, k, channels] weights.
-DepthwiseArguments channelwise(const Floats& x, const Floats& y, const Floats& weights, int64_t dilation) {
+DepthwiseArguments channelwise(const py::array& x, const py::array& y, const Floats& weights, int64_t dilation) {
   DepthwiseArguments arguments = {};
-  arguments.size = images_of(x, y);
+  set_images(arguments, x, y);
   arguments.channels = x.shape(3);
-  arguments.x = x.data();
   arguments.dilation = dilation;
   if (y.shape(3) != arguments.channels || weights.ndim() != 3 || weights.shape(0) != weights.shape(1) ||
       weights.shape(2) != arguments.channels) {
@@ -164,7 +174,7 @@ DepthwiseArguments channelwise(const Floats& x, const Floats& y, const Floats& w
   return arguments;
 }
 
-void convolve_depthwise(const Floats& x, const Floats& weights, int64_t dilation, Floats y, int threads,
+void convolve_depthwise(const py::array& x, const Floats& weights, int64_t dilation, py::array y, int threads,
                         const std::string& variant) {
   const Kernels& kernels = require_kernels(variant.c_str());
   DepthwiseArguments arguments = channelwise(x, y, weights, dilation);
@@ -174,7 +184,7 @@ void convolve_depthwise(const Floats& x, const Floats& weights, int64_t dilation
   depthwise(arguments, kernels, threads);
 }
 
-void convolve_depthwise_dweight(const Floats& x, const Floats& dy, int64_t dilation, Floats dweight, int threads,
+void convolve_depthwise_dweight(const py::array& x, const py::array& dy, int64_t dilation, Floats dweight, int threads,
                                 const std::string& variant) {
   const Kernels& kernels = require_kernels(variant.c_str());
   DepthwiseArguments arguments = channelwise(x, dy, dweight, dilation);

@@ -60,54 +60,60 @@ def test_forward_and_every_gradient(shape, channels_out: int, kernel: int, layou
     )
 
 
+def bits(x: Tensor):
+    """As the engine takes images: [N, H, W, C], bfloat16 by its bits."""
+    x = x.permute(0, 2, 3, 1)
+    return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
+
+
 @needs_engine
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("variant", ["avx512", "avx2", "portable"])
 @pytest.mark.parametrize("kernel", [3, 5])
-@pytest.mark.parametrize(("threads", "channels", "channels_out"), [(1, 24, 40), (3, 24, 40), (2, 36, 44)])
-def test_every_variant(variant: str, kernel: int, threads: int, channels: int, channels_out: int) -> None:
+@pytest.mark.parametrize(("threads", "channels", "channels_out"), [(1, 24, 40), (3, 24, 40), (2, 36, 44), (1, 72, 20)])
+def test_every_variant(dtype, variant: str, kernel: int, threads: int, channels: int, channels_out: int) -> None:
+    """Images of either dtype; weights, biases and the gradients of weights are float32."""
     from modnas_fast import _engine
 
     if variant not in _engine.variants():
         pytest.skip(f"this processor has no {variant}")
     x, weight, bias = (
-        tensor.detach() for tensor in operands((2, channels, 11, 13), channels_out, kernel, torch.channels_last)
+        tensor.detach() for tensor in operands((2, channels, 11, 13), channels_out, kernel, torch.channels_last, dtype)
     )
 
-    def candidate(x: Tensor, dy: Tensor, weight: Tensor, bias: Tensor, dilation: int):
-        arrays = [t.permute(0, 2, 3, 1).numpy() for t in (x, dy)]
-        y, dweight = torch.full_like(dy, torch.nan), torch.full((kernel, kernel, channels, channels_out), torch.nan)
-        kernels = weight.permute(2, 3, 1, 0).contiguous().numpy()
-        _engine.convolution(arrays[0], kernels, bias.numpy(), y.permute(0, 2, 3, 1).numpy(), threads, variant)
-        _engine.convolution_dweight(*arrays, dweight.numpy(), threads, variant)
-        each = torch.full_like(x, torch.nan)
-        channelwise = weight[:channels, 0].permute(1, 2, 0).contiguous().numpy()
-        _engine.depthwise(arrays[0], channelwise, dilation, each.permute(0, 2, 3, 1).numpy(), threads, variant)
-        deach = torch.full((kernel, kernel, channels), torch.nan)
-        _engine.depthwise_dweight(arrays[0], arrays[0], dilation, deach.numpy(), threads, variant)
-        return y, dweight.permute(3, 2, 0, 1), each, deach.permute(2, 0, 1)
+    dy = torch.randn(2, channels_out, 11, 13).to(dtype).contiguous(memory_format=torch.channels_last)
+    each = torch.randn(channels, 1, kernel, kernel) / kernel
 
-    def judge(x: Tensor, dy: Tensor, weight: Tensor, bias: Tensor, dilation: int):
-        weight, each = weight.detach().requires_grad_(), weight[:channels, :1].detach().requires_grad_()
+    def images(x: Tensor, weight: Tensor, bias: Tensor, each: Tensor, dilation: int):
+        y, z = torch.full_like(dy, torch.nan), torch.full_like(x, torch.nan)
+        kernels, channelwise = weight.permute(2, 3, 1, 0), each[:, 0].permute(1, 2, 0)
+        _engine.convolution(bits(x), kernels.contiguous().numpy(), bias.numpy(), bits(y), threads, variant)
+        _engine.depthwise(bits(x), channelwise.contiguous().numpy(), dilation, bits(z), threads, variant)
+        return y, z
+
+    def images_ref(x: Tensor, weight: Tensor, bias: Tensor, each: Tensor, dilation: int):
         padding = kernel // 2
-        y = F.conv2d(x, weight, bias, padding=padding)
         z = F.conv2d(x, each, padding=dilation * padding, dilation=dilation, groups=channels)
-        gradients = torch.autograd.grad([y, z], [weight, each], [dy, x])
-        return y.detach(), gradients[0], z.detach(), gradients[1][:, 0]
+        return F.conv2d(x, weight, bias, padding=padding), z
 
-    dy = torch.randn(2, channels_out, 11, 13).contiguous(memory_format=torch.channels_last)
+    def gradients(x: Tensor, dy: Tensor, weight: Tensor, each: Tensor, dilation: int):
+        dweight = torch.full((kernel, kernel, channels, channels_out), torch.nan)
+        deach = torch.full((kernel, kernel, channels), torch.nan)
+        _engine.convolution_dweight(bits(x), bits(dy), dweight.numpy(), threads, variant)
+        _engine.depthwise_dweight(bits(x), bits(x), dilation, deach.numpy(), threads, variant)
+        return dweight.permute(3, 2, 0, 1), deach.permute(2, 0, 1)
+
+    def gradients_ref(x: Tensor, dy: Tensor, weight: Tensor, each: Tensor, dilation: int):
+        weight, each = weight.detach().requires_grad_(), each.detach().requires_grad_()
+        outputs = images_ref(x, weight, weight.new_zeros(channels_out), each, dilation)
+        dweight, deach = torch.autograd.grad(outputs, (weight, each), (dy, x))
+        return dweight, deach[:, 0]
+
     for dilation in (1, 2):
-        assert_parity(
-            candidate,
-            judge,
-            x,
-            dy,
-            weight,
-            bias,
-            dilation,
-            reduction=kernel**2 * channels,
-            depth=PASSES,
-            gradients=False,
-        )
+        sums = {"reduction": kernel**2 * channels, "depth": PASSES, "gradients": False}
+        assert_parity(images, images_ref, x, weight, bias, each, dilation, **sums)
+        exact = {"precision": torch.float32, "output_dtype": torch.float32}
+        assert_parity(gradients, gradients_ref, x, dy, weight, each, dilation, **sums, **exact)
 
 
 @needs_engine
@@ -132,9 +138,12 @@ def test_registered_operators(kernel: int) -> None:
     dy = torch.randn(2, 24, 6, 5).contiguous(memory_format=torch.channels_last)
     for bias in (torch.randn(24), None):
         torch.library.opcheck(native.convolution, (x, weight, bias))
-    torch.library.opcheck(native.convolution_dweight, (x, dy, kernel))
-    torch.library.opcheck(native.depthwise, (x, each, 2))
-    torch.library.opcheck(native.depthwise_dweight, (x, x.clone(), kernel, 1))
+    for dtype in (torch.float32, torch.bfloat16):
+        x, dy = x.to(dtype), dy.to(dtype)
+        torch.library.opcheck(native.convolution, (x, weight, None))
+        torch.library.opcheck(native.convolution_dweight, (x, dy, kernel))
+        torch.library.opcheck(native.depthwise, (x, each, 2))
+        torch.library.opcheck(native.depthwise_dweight, (x, x.clone(), kernel, 1))
 
 
 def test_a_wider_weight_is_the_precision() -> None:
@@ -155,6 +164,7 @@ def test_wrong_arrays_are_refused() -> None:
         [(x[:, :2], weight, None, x)],
         [(x, weight[:, :, :8], None, x), (x, weight[:2, :2], None, x), (x, weight, weight[0, 0, 0, :8], x)],
         [(x[..., :10], weight[:, :, :10], None, x), (x, weight, None, x[:, ::-1]), (x.astype("f8"), weight, None, x)],
+        [(x.astype("u2"), weight, None, x), (x, weight, None, x.astype("u2")), (x, weight.astype("u2"), None, x)],
     ):
         with pytest.raises((TypeError, ValueError)):
             _engine.convolution(*wrong, 1)

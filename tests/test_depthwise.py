@@ -37,9 +37,8 @@ def gradients_by_autograd(dilation: int, x: Tensor, weight: Tensor, dy: Tensor) 
     return y.detach(), *torch.autograd.grad(y, (x, weight), dy)
 
 
-def gradients(dilation: int, x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
-    dweight = depthwise_dweight(x, dy, weight.shape[-1], dilation)
-    return depthwise_fwd(x, weight, dilation), depthwise_dx(dy, weight, dilation), dweight
+def images(dilation: int, x: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
+    return depthwise_fwd(x, weight, dilation), depthwise_dx(dy, weight, dilation)
 
 
 def check(shape: tuple[int, int, int, int], kernel: int, dilation: int, dtype: torch.dtype, layout) -> None:
@@ -47,13 +46,18 @@ def check(shape: tuple[int, int, int, int], kernel: int, dilation: int, dtype: t
     x, dy = (torch.randn(shape).to(dtype).contiguous(memory_format=layout) for _ in range(2))
     weight = torch.randn(shape[1], 1, kernel, kernel).to(dtype)
     N, _, H, W = shape
+    sums = {"reduction": max(N * H * W, kernel**2), "depth": 2, "gradients": False}  # of taps, then of threads' parts
     assert_parity(
-        lambda *t: gradients(dilation, *t),
-        lambda *t: gradients_by_autograd(dilation, *t),
+        lambda *t: images(dilation, *t), lambda *t: gradients_by_autograd(dilation, *t)[:2], x, weight, dy, **sums
+    )
+    at_least = torch.promote_types(dtype, torch.float32)
+    assert_parity(
+        lambda x, weight, dy: depthwise_dweight(x, dy, kernel, dilation),
+        lambda *t: gradients_by_autograd(dilation, *t)[2],
         *(x, weight, dy),
-        reduction=max(N * H * W, kernel**2),
-        depth=2,  # of taps, then of threads' parts
-        gradients=False,
+        precision=at_least,
+        output_dtype=at_least,
+        **sums,
     )
 
 

@@ -3,6 +3,8 @@
 //
 // A run of tiles goes through steps whose operands stay in the L2 cache. At the images' borders a tile's patch is
 // copied with zeros around it; everywhere else it is read in place.
+#include <type_traits>
+
 #include "cpu/multiply.h"
 #include "cpu/parts.h"
 #include "cpu/training.h"
@@ -53,24 +55,26 @@ struct Grid {
 
 // Pixels [top, top + height) × [left, left + width) of an image, as they lie there or, where some are outside it, from
 // a copy with zeros.
+template <typename Element>
 struct Patch {
-  const float* data;
+  const Element* data;
   int64_t row_stride;
 };
 
-Patch patch_of(const float* image, const Images& size, int64_t channels, int64_t top, int64_t left, int64_t height,
-               int64_t width, float* copy) {
+template <typename Element>
+Patch<Element> patch_of(const Element* image, const Images& size, int64_t channels, int64_t top, int64_t left,
+                        int64_t height, int64_t width, Element* copy) {
   if (top >= 0 && left >= 0 && top + height <= size.rows && left + width <= size.columns) {
     return {image + (top * size.columns + left) * channels, size.columns * channels};
   }
   for (int64_t y = 0; y < height; ++y) {
     for (int64_t x = 0; x < width; ++x) {
-      float* to = copy + (y * width + x) * channels;
+      Element* to = copy + (y * width + x) * channels;
       const bool inside = top + y >= 0 && top + y < size.rows && left + x >= 0 && left + x < size.columns;
       if (inside) {
-        std::memcpy(to, image + ((top + y) * size.columns + left + x) * channels, channels * sizeof(float));
+        std::memcpy(to, image + ((top + y) * size.columns + left + x) * channels, channels * sizeof(Element));
       } else {
-        std::memset(to, 0, channels * sizeof(float));
+        std::memset(to, 0, channels * sizeof(Element));
       }
     }
   }
@@ -78,8 +82,8 @@ Patch patch_of(const float* image, const Images& size, int64_t channels, int64_t
 }
 
 // Bᵀ d B of `count` neighbouring tiles, one vector of channels.
-template <int kTaps>
-MODNAS_FAST_INLINE void transform_tiles(const float* from, int64_t row_stride, int64_t pixel_stride, Part part,
+template <int kTaps, typename Element>
+MODNAS_FAST_INLINE void transform_tiles(const Element* from, int64_t row_stride, int64_t pixel_stride, Part part,
                                         int64_t count, float* to, const Stack& stack) {
   constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
   Vector columns[kOutputs * kRun + kPoints - kOutputs][kPoints];
@@ -105,8 +109,8 @@ MODNAS_FAST_INLINE void transform_tiles(const float* from, int64_t row_stride, i
 }
 
 // A y Aᵀ of one tile, one vector of channels.
-template <int kTaps>
-MODNAS_FAST_INLINE void transform_gradient(const float* from, int64_t row_stride, int64_t pixel_stride, Part part,
+template <int kTaps, typename Element>
+MODNAS_FAST_INLINE void transform_gradient(const Element* from, int64_t row_stride, int64_t pixel_stride, Part part,
                                            float* to, const Stack& stack) {
   constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
   Vector rows[kOutputs][kPoints];
@@ -128,9 +132,9 @@ MODNAS_FAST_INLINE void transform_gradient(const float* from, int64_t row_stride
   }
 }
 
-// Aᵀ m A of one tile, one vector of channels, to the pixels that lie in the image.
-template <int kTaps>
-MODNAS_FAST_INLINE void transform_product(const float* from, const Stack& stack, Vector bias, float* to,
+// Aᵀ m A of one tile, one vector of sums (`shared`: of 8 channels in pairs), to the pixels that lie in the image.
+template <int kTaps, typename Element>
+MODNAS_FAST_INLINE void transform_product(const float* from, const Stack& stack, bool shared, Vector bias, Element* to,
                                           int64_t row_stride, int64_t pixel_stride, Part part, int64_t height,
                                           int64_t width) {
   constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
@@ -151,9 +155,21 @@ MODNAS_FAST_INLINE void transform_product(const float* from, const Stack& stack,
     Winograd<kOutputs, kTaps>::output(rows[i], values);
 #pragma GCC unroll 4
     for (int j = 0; j < kOutputs; ++j) {
-      if (j < width) store(to + i * row_stride + j * pixel_stride, values[j] + bias, part);
+      const Vector value = shared ? pair_sums(values[j]) : values[j];
+      if (j < width) store(to + i * row_stride + j * pixel_stride, value + bias, part);
     }
   }
+}
+
+// Floats of the transformed weights, or their gradient, of one pair of points.
+int64_t point_stride(const ConvolutionArguments& arguments) {
+  return arguments.channels_in * vectors_of(arguments.channels_out) * kLanes;
+}
+
+// The vectors of a row of sums: where they have 16 lanes, 8 or 4 channels that are left over share theirs.
+ColumnTiles column_tiles(int64_t channels) {
+  constexpr int64_t least = kLanes > 8 ? 8 : kLanes;
+  return ColumnTiles((channels + least - 1) / least * least, kLanes);
 }
 
 // Calls function(vectors, first vector) for groups of 1, 2 or 3 vectors, the number a compile-time constant.
@@ -171,17 +187,17 @@ MODNAS_FAST_INLINE void for_groups(int64_t channels, const Function& function) {
 }
 
 // x's tiles to `transformed`.
-template <int kTaps>
+template <int kTaps, typename Element>
 void transform_x(const ConvolutionArguments& arguments, const Grid& grid, int64_t begin, int64_t end,
-                 const Stack& transformed, float* copy) {
+                 const Stack& transformed, Element* copy) {
   constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
   constexpr int64_t kPadding = kTaps / 2;
   const Images& size = arguments.size;
   const int64_t channels = arguments.channels_in;
   grid.for_runs(begin, end, [&](int64_t image, int64_t y, int64_t x, int64_t count, int64_t first) {
-    const Patch patch = patch_of(arguments.x + image * size.rows * size.columns * channels, size, channels,
-                                 y * kOutputs - kPadding, x * kOutputs - kPadding, kPoints,
-                                 kOutputs * count + kPoints - kOutputs, copy);
+    const Element* from = static_cast<const Element*>(arguments.x) + image * size.rows * size.columns * channels;
+    const auto patch = patch_of(from, size, channels, y * kOutputs - kPadding, x * kOutputs - kPadding, kPoints,
+                                kOutputs * count + kPoints - kOutputs, copy);
     for (int64_t channel = 0; channel < channels; channel += kLanes) {
       transform_tiles<kTaps>(patch.data + channel, patch.row_stride, channels, Part(channels - channel), count,
                                 transformed.data + first * transformed.tile_stride + channel, transformed);
@@ -189,94 +205,52 @@ void transform_x(const ConvolutionArguments& arguments, const Grid& grid, int64_
   });
 }
 
-template <int kTaps>
-void convolve(const ConvolutionArguments& arguments, float* scratch, int64_t begin, int64_t end) {
-  constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
-  const Images& size = arguments.size;
-  const Grid grid(size);
-  const int64_t depth = arguments.channels_in, channels = arguments.channels_out;
-  const Stack transformed = lay_out(scratch, depth);
-  const Stack products = lay_out(scratch + kPoints * kPoints * transformed.plane_stride, channels);
-  float* copy = products.data + kPoints * kPoints * products.plane_stride;
-  transform_x<kTaps>(arguments, grid, begin, end, transformed, copy);
+// What follows has functions of its own for the matrix products: among all else GCC would not keep sums in registers.
 
-  const int64_t columns = vectors_of(channels) * kLanes;
-  for (int64_t point = 0; point < kPoints * kPoints; ++point) {
-    for_groups(channels, [&](auto shape, int64_t first) {
-      constexpr int vectors = decltype(shape)::vectors, rows = tile_rows(vectors);
-      static_assert(kTrainingTiles % rows == 0, "the last rows may be computed in vain, but lie in the scratch");
-      const float* weights = arguments.weights + point * depth * columns + first * kLanes;
-      for (int64_t tile = 0; tile < end - begin; tile += rows) {
-        const float* a = transformed.data + point * transformed.plane_stride + tile * transformed.tile_stride;
-        Vector sums[rows][vectors] = {};
-        for (int64_t k = 0; k < depth; ++k) {
-          Vector b[vectors];
-#pragma GCC unroll 3
-          for (int v = 0; v < vectors; ++v) b[v] = load(weights + k * columns + v * kLanes);
+// Products of `count` transformed tiles and the packed weights.
+__attribute__((noinline)) void multiply(const ConvolutionArguments& arguments, int64_t points, const Stack& transformed,
+                                        const Stack& products, int64_t count) {
+  const int64_t depth = arguments.channels_in;
+  const ColumnTiles tiles = column_tiles(arguments.channels_out);
+  for (int64_t point = 0; point < points; ++point) {
+    const float* weights = arguments.weights + point * point_stride(arguments);
+    for (int64_t index = 0; index < tiles.count(); ++index) {
+      with_shape(tiles[index], [&](auto shape) {
+        using TileShape = decltype(shape);
+        constexpr int vectors = TileShape::vectors, rows = tile_rows(vectors);
+        static_assert(kTrainingTiles % rows == 0, "the last rows may be computed in vain, but lie in the scratch");
+        for (int64_t tile = 0; tile < count; tile += rows) {
+          const float* a = transformed.data + point * transformed.plane_stride + tile * transformed.tile_stride;
+          Vector sums[rows][vectors] = {};
+          multiply_add<rows, TileShape::full, TileShape::paired>(sums, a, transformed.tile_stride, depth, weights);
+          float* to = products.data + point * products.plane_stride + tile * products.tile_stride +
+                      tiles.first_vector(index) * kLanes;
 #pragma GCC unroll 12
-          for (int row = 0; row < rows; ++row) {
-            const Vector value = broadcast(a[row * transformed.tile_stride + k]);
+          for (int row = 0; row < rows; ++row, to += products.tile_stride) {
 #pragma GCC unroll 3
-            for (int v = 0; v < vectors; ++v) sums[row][v] += value * b[v];
+            for (int v = 0; v < vectors; ++v) store(to + v * kLanes, sums[row][v]);
           }
         }
-        float* to = products.data + point * products.plane_stride + tile * products.tile_stride + first * kLanes;
-#pragma GCC unroll 12
-        for (int row = 0; row < rows; ++row, to += products.tile_stride) {
-#pragma GCC unroll 3
-          for (int v = 0; v < vectors; ++v) store(to + v * kLanes, sums[row][v]);
-        }
-      }
-    });
-  }
-
-  grid.for_runs(begin, end, [&](int64_t image, int64_t y, int64_t x, int64_t count, int64_t first) {
-    for (int64_t tile = 0; tile < count; ++tile) {
-      const int64_t top = y * kOutputs, left = (x + tile) * kOutputs;
-      float* to = arguments.y + ((image * size.rows + top) * size.columns + left) * channels;
-      const float* from = products.data + (first + tile) * products.tile_stride;
-      for (int64_t channel = 0; channel < channels; channel += kLanes) {
-        const Part part(channels - channel);
-        const Vector bias = arguments.bias == nullptr ? Vector{} : load(arguments.bias + channel, part);
-        transform_product<kTaps>(from + channel, products, bias, to + channel, size.columns * channels, channels,
-                                    part, size.rows - top, size.columns - left);
-      }
+      });
+      weights += depth / 2 * tiles.pair_size(index);
     }
-  });
+  }
 }
 
-template <int kTaps>
-void accumulate(const ConvolutionArguments& arguments, float* scratch, int64_t begin, int64_t end, float* sums) {
-  constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
-  const Images& size = arguments.size;
-  const Grid grid(size);
-  const int64_t depth = arguments.channels_in, channels = arguments.channels_out;
-  const Stack transformed = lay_out(scratch, depth);
-  const Stack gradients = lay_out(scratch + kPoints * kPoints * transformed.plane_stride, channels);
-  float* copy = gradients.data + kPoints * kPoints * gradients.plane_stride;
-  transform_x<kTaps>(arguments, grid, begin, end, transformed, copy);
-  grid.for_runs(begin, end, [&](int64_t image, int64_t y, int64_t x, int64_t count, int64_t first) {
-    const Patch patch = patch_of(arguments.y_given + image * size.rows * size.columns * channels, size, channels,
-                                 y * kOutputs, x * kOutputs, kOutputs, kOutputs * count, copy);
-    for (int64_t tile = 0; tile < count; ++tile) {
-      for (int64_t channel = 0; channel < channels; channel += kLanes) {
-        transform_gradient<kTaps>(patch.data + tile * kOutputs * channels + channel, patch.row_stride, channels,
-                                     Part(channels - channel),
-                                     gradients.data + (first + tile) * gradients.tile_stride + channel, gradients);
-      }
-    }
-  });
-
-  const int64_t columns = vectors_of(channels) * kLanes;
-  for (int64_t point = 0; point < kPoints * kPoints; ++point) {
-    for_groups(channels, [&](auto shape, int64_t first) {
+// Adds to `sums` the products of `count` transformed tiles of x and of the gradient in y.
+__attribute__((noinline)) void add_products(const ConvolutionArguments& arguments, int64_t points,
+                                            const Stack& transformed, const Stack& gradients, int64_t count,
+                                            float* sums) {
+  const int64_t depth = arguments.channels_in, columns = vectors_of(arguments.channels_out) * kLanes;
+  for (int64_t point = 0; point < points; ++point) {
+    for_groups(arguments.channels_out, [&](auto shape, int64_t first) {
       constexpr int vectors = decltype(shape)::vectors, rows = 8;
       for (int64_t row = 0; row < depth; row += rows) {  // of 8 input channels, or, computed in vain, beyond the last
         const float* a = transformed.data + point * transformed.plane_stride + row;
         const float* b = gradients.data + point * gradients.plane_stride + first * kLanes;
         float* to = sums + (point * depth + row) * columns + first * kLanes;
         Vector products[rows][vectors] = {};  // of a run, before they join the long sums: its rounding error is less
-        for (int64_t tile = begin; tile < end; ++tile, a += transformed.tile_stride, b += gradients.tile_stride) {
+        for (int64_t tile = 0; tile < count; ++tile, a += transformed.tile_stride, b += gradients.tile_stride) {
           Vector values[vectors];
 #pragma GCC unroll 3
           for (int v = 0; v < vectors; ++v) values[v] = load(b + v * kLanes);
@@ -284,7 +258,7 @@ void accumulate(const ConvolutionArguments& arguments, float* scratch, int64_t b
           for (int r = 0; r < rows; ++r) {
             const Vector value = broadcast(a[r]);
 #pragma GCC unroll 3
-            for (int v = 0; v < vectors; ++v) products[r][v] += value * values[v];
+            for (int v = 0; v < vectors; ++v) add_product(products[r][v], value, values[v]);
           }
         }
 #pragma GCC unroll 8
@@ -301,10 +275,63 @@ void accumulate(const ConvolutionArguments& arguments, float* scratch, int64_t b
   }
 }
 
-// One vector of output channels of one input channel: G g Gᵀ.
-template <int kTaps>
-MODNAS_FAST_INLINE void transform_kernel(const float* from, int64_t tap_stride, Part part, float* to,
-                                         int64_t point_stride) {
+template <int kTaps, typename Element>
+void convolve(const ConvolutionArguments& arguments, float* scratch, int64_t begin, int64_t end) {
+  constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
+  const Images& size = arguments.size;
+  const Grid grid(size);
+  const int64_t depth = arguments.channels_in, channels = arguments.channels_out;
+  const Stack transformed = lay_out(scratch, depth);
+  const Stack products = lay_out(scratch + kPoints * kPoints * transformed.plane_stride, channels);
+  auto* copy = reinterpret_cast<Element*>(products.data + kPoints * kPoints * products.plane_stride);
+  transform_x<kTaps>(arguments, grid, begin, end, transformed, copy);
+
+  multiply(arguments, kPoints * kPoints, transformed, products, end - begin);
+  grid.for_runs(begin, end, [&](int64_t image, int64_t y, int64_t x, int64_t count, int64_t first) {
+    for (int64_t tile = 0; tile < count; ++tile) {
+      const int64_t top = y * kOutputs, left = (x + tile) * kOutputs;
+      Element* to = static_cast<Element*>(arguments.y) + ((image * size.rows + top) * size.columns + left) * channels;
+      const float* from = products.data + (first + tile) * products.tile_stride;
+      for (int64_t channel = 0; channel < channels; channel += kLanes) {
+        const Part part(channels - channel);
+        const Vector bias = arguments.bias == nullptr ? Vector{} : load(arguments.bias + channel, part);
+        const bool shared = kLanes > 8 && channels - channel <= 8;
+        transform_product<kTaps>(from + channel, products, shared, bias, to + channel, size.columns * channels, channels,
+                                 part, size.rows - top, size.columns - left);
+      }
+    }
+  });
+}
+
+template <int kTaps, typename Element>
+void accumulate(const ConvolutionArguments& arguments, float* scratch, int64_t begin, int64_t end, float* sums) {
+  constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
+  const Images& size = arguments.size;
+  const Grid grid(size);
+  const int64_t depth = arguments.channels_in, channels = arguments.channels_out;
+  const Stack transformed = lay_out(scratch, depth);
+  const Stack gradients = lay_out(scratch + kPoints * kPoints * transformed.plane_stride, channels);
+  auto* copy = reinterpret_cast<Element*>(gradients.data + kPoints * kPoints * gradients.plane_stride);
+  transform_x<kTaps>(arguments, grid, begin, end, transformed, copy);
+  grid.for_runs(begin, end, [&](int64_t image, int64_t y, int64_t x, int64_t count, int64_t first) {
+    const Element* dy = static_cast<const Element*>(arguments.y_given) + image * size.rows * size.columns * channels;
+    const auto patch =
+        patch_of(dy, size, channels, y * kOutputs, x * kOutputs, kOutputs, kOutputs * count, copy);
+    for (int64_t tile = 0; tile < count; ++tile) {
+      for (int64_t channel = 0; channel < channels; channel += kLanes) {
+        transform_gradient<kTaps>(patch.data + tile * kOutputs * channels + channel, patch.row_stride, channels,
+                                     Part(channels - channel),
+                                     gradients.data + (first + tile) * gradients.tile_stride + channel, gradients);
+      }
+    }
+  });
+
+  add_products(arguments, kPoints * kPoints, transformed, gradients, end - begin, sums);
+}
+
+// One vector of output channels of one input channel: G g Gᵀ, by put(point pair, value).
+template <int kTaps, typename Put>
+MODNAS_FAST_INLINE void transform_kernel(const float* from, int64_t tap_stride, Part part, const Put& put) {
   constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
   Vector rows[kTaps][kPoints];
 #pragma GCC unroll 5
@@ -321,7 +348,7 @@ MODNAS_FAST_INLINE void transform_kernel(const float* from, int64_t tap_stride, 
     for (int i = 0; i < kTaps; ++i) g[i] = rows[i][j];
     Winograd<kOutputs, kTaps>::kernel(g, u);
 #pragma GCC unroll 8
-    for (int i = 0; i < kPoints; ++i) store(to + (i * kPoints + j) * point_stride, u[i]);
+    for (int i = 0; i < kPoints; ++i) put(i * kPoints + j, u[i]);
   }
 }
 
@@ -349,13 +376,53 @@ MODNAS_FAST_INLINE void transform_kernel_gradient(const float* from, int64_t poi
   }
 }
 
-// Calls function(pointer offset among weights, among transformed ones, channels left) for every vector.
+// Calls function(kernel side, element), whose types alone matter.
 template <typename Function>
-void for_kernels(const ConvolutionArguments& arguments, const Function& function) {
+void with_kernel(const ConvolutionArguments& arguments, const Function& function) {
+  with_element(arguments.storage, [&](auto element) {
+    if (arguments.kernel == 3) function(std::integral_constant<int, 3>(), element);
+    if (arguments.kernel == 5) function(std::integral_constant<int, 5>(), element);
+  });
+}
+
+// All weights, as multiply_add reads them (columns.h), a matrix for each pair of points.
+template <int kTaps>
+void pack_weights(const ConvolutionArguments& arguments, const float* weights, float* packed) {
+  const int64_t depth = arguments.channels_in, channels = arguments.channels_out, stride = point_stride(arguments);
+  const ColumnTiles tiles = column_tiles(channels);
+  for (int64_t index = 0; index < tiles.count(); ++index) {
+    const Tile tile = tiles[index];
+    for (int64_t row = 0; row < depth; ++row) {
+      float* pair = packed + row / 2 * tiles.pair_size(index);
+      for (int v = 0; v < tile.vectors(); ++v) {
+        const int64_t channel = tile.column + v * kLanes;
+        const float* from = weights + row * channels + channel;
+        const Part part(channels - channel);
+        if (v < tile.full) {
+          float* to = pair + (row % 2 * tile.full + v) * kLanes;
+          transform_kernel<kTaps>(from, depth * channels, part,
+                                  [&](int point, Vector value) { store(to + point * stride, value); });
+        } else {  // shared by two rows
+          float* to = pair + 2 * tile.full * kLanes + row % 2;
+          transform_kernel<kTaps>(from, depth * channels, part, [&](int point, Vector value) {
+            for (int lane = 0; lane < kLanes / 2; ++lane) to[point * stride + 2 * lane] = value[lane];
+          });
+        }
+      }
+    }
+    packed += depth / 2 * tiles.pair_size(index);
+  }
+}
+
+// The adjoint of the transform, from [points², channels in, channels out up to whole vectors].
+template <int kTaps>
+void gather_gradient(const ConvolutionArguments& arguments, const float* transformed, float* weights) {
   const int64_t channels = arguments.channels_out, columns = vectors_of(channels) * kLanes;
   for (int64_t row = 0; row < arguments.channels_in; ++row) {
     for (int64_t channel = 0; channel < channels; channel += kLanes) {
-      function(row * channels + channel, row * columns + channel, Part(channels - channel));
+      transform_kernel_gradient<kTaps>(transformed + row * columns + channel, point_stride(arguments),
+                                       weights + row * channels + channel, arguments.channels_in * channels,
+                                       Part(channels - channel));
     }
   }
 }
@@ -363,32 +430,26 @@ void for_kernels(const ConvolutionArguments& arguments, const Function& function
 }  // namespace
 
 void transform_weights(const ConvolutionArguments& arguments, const float* weights, float* transformed) {
-  const int64_t taps = arguments.channels_in * arguments.channels_out;
-  const int64_t points = arguments.channels_in * vectors_of(arguments.channels_out) * kLanes;
-  for_kernels(arguments, [&](int64_t from, int64_t to, Part part) {
-    if (arguments.kernel == 3) transform_kernel<3>(weights + from, taps, part, transformed + to, points);
-    if (arguments.kernel == 5) transform_kernel<5>(weights + from, taps, part, transformed + to, points);
-  });
+  if (arguments.kernel == 3) pack_weights<3>(arguments, weights, transformed);
+  if (arguments.kernel == 5) pack_weights<5>(arguments, weights, transformed);
 }
 
 void transform_weights_gradient(const ConvolutionArguments& arguments, const float* transformed, float* weights) {
-  const int64_t taps = arguments.channels_in * arguments.channels_out;
-  const int64_t points = arguments.channels_in * vectors_of(arguments.channels_out) * kLanes;
-  for_kernels(arguments, [&](int64_t to, int64_t from, Part part) {
-    if (arguments.kernel == 3) transform_kernel_gradient<3>(transformed + from, points, weights + to, taps, part);
-    if (arguments.kernel == 5) transform_kernel_gradient<5>(transformed + from, points, weights + to, taps, part);
-  });
+  if (arguments.kernel == 3) gather_gradient<3>(arguments, transformed, weights);
+  if (arguments.kernel == 5) gather_gradient<5>(arguments, transformed, weights);
 }
 
 void convolution(const ConvolutionArguments& arguments, float* scratch, int64_t tile_begin, int64_t tile_end) {
-  if (arguments.kernel == 3) convolve<3>(arguments, scratch, tile_begin, tile_end);
-  if (arguments.kernel == 5) convolve<5>(arguments, scratch, tile_begin, tile_end);
+  with_kernel(arguments, [&](auto taps, auto element) {
+    convolve<decltype(taps)::value, decltype(element)>(arguments, scratch, tile_begin, tile_end);
+  });
 }
 
 void convolution_dweight(const ConvolutionArguments& arguments, float* scratch, int64_t tile_begin, int64_t tile_end,
                          float* transformed) {
-  if (arguments.kernel == 3) accumulate<3>(arguments, scratch, tile_begin, tile_end, transformed);
-  if (arguments.kernel == 5) accumulate<5>(arguments, scratch, tile_begin, tile_end, transformed);
+  with_kernel(arguments, [&](auto taps, auto element) {
+    accumulate<decltype(taps)::value, decltype(element)>(arguments, scratch, tile_begin, tile_end, transformed);
+  });
 }
 
 }  // namespace MODNAS_FAST_ISA

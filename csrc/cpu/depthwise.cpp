@@ -11,8 +11,8 @@ constexpr int kPixels = kLanes == 16 ? 8 : 4;  // sums, a kernel row's inputs an
 
 // Row `y` of an image, one vector of channels: adds what kernel row `i` contributes to pixels [begin, end), all of whose
 // taps lie in the image. `from` is the row that the taps lie in.
-template <int kTaps, int kDilation, int kCount>
-MODNAS_FAST_INLINE void add_taps(Vector (&sums)[kCount], const float* from, int64_t stride, const float* weights,
+template <int kTaps, int kDilation, int kCount, typename Element>
+MODNAS_FAST_INLINE void add_taps(Vector (&sums)[kCount], const Element* from, int64_t stride, const float* weights,
                                  Part part) {
   constexpr int kWidth = kCount + (kTaps - 1) * kDilation;
   Vector values[kWidth];
@@ -26,7 +26,7 @@ MODNAS_FAST_INLINE void add_taps(Vector (&sums)[kCount], const float* from, int6
   }
 }
 
-template <int kTaps, int kDilation>
+template <int kTaps, int kDilation, typename Element>
 struct Depthwise {
   static constexpr int64_t kReach = kTaps / 2 * kDilation;
 
@@ -39,7 +39,7 @@ struct Depthwise {
 
   // `kCount` pixels from column x on, all within reach of whole kernel rows.
   template <int kCount>
-  static void inner(const DepthwiseArguments& arguments, const float* image, int64_t y, int64_t x, float* to) {
+  static void inner(const DepthwiseArguments& arguments, const Element* image, int64_t y, int64_t x, Element* to) {
     const int64_t C = arguments.channels, columns = arguments.size.columns;
     for (int64_t channel = 0; channel < C; channel += kLanes) {
       Vector sums[kCount] = {};
@@ -55,7 +55,7 @@ struct Depthwise {
   }
 
   // One pixel, some of whose taps lie outside.
-  static void border(const DepthwiseArguments& arguments, const float* image, int64_t y, int64_t x, float* to) {
+  static void border(const DepthwiseArguments& arguments, const Element* image, int64_t y, int64_t x, Element* to) {
     const int64_t C = arguments.channels, columns = arguments.size.columns;
     for (int64_t channel = 0; channel < C; channel += kLanes) {
       Vector sum = {};
@@ -78,8 +78,8 @@ struct Depthwise {
     const int64_t C = arguments.channels;
     for (int64_t line = begin; line < end; ++line) {
       const int64_t y = line % size.rows;
-      const float* image = arguments.x + (line - y) * size.columns * C;
-      float* to = arguments.y + line * size.columns * C;
+      const Element* image = static_cast<const Element*>(arguments.x) + (line - y) * size.columns * C;
+      Element* to = static_cast<Element*>(arguments.y) + line * size.columns * C;
       int64_t x = 0;
       for (; x < inner_begin(size); ++x) border(arguments, image, y, x, to + x * C);
       for (; x + kPixels <= inner_end(size); x += kPixels) inner<kPixels>(arguments, image, y, x, to + x * C);
@@ -90,7 +90,8 @@ struct Depthwise {
 
   // Kernel row i of the gradient in the weights, one vector of channels, from one row of images: `dy` is its gradient,
   // `from` the row of x that the taps lie in.
-  static void row_dweight(const Images& size, int64_t C, const float* from, const float* dy, float* to, Part part) {
+  static void row_dweight(const Images& size, int64_t C, const Element* from, const Element* dy, float* to,
+                          Part part) {
     Vector sums[2][kTaps] = {};  // two of each, since one product waits for the last
     const auto border = [&](int64_t x) {
       for (int64_t j = 0; j < kTaps; ++j) {
@@ -129,8 +130,8 @@ struct Depthwise {
         const int64_t row = y + i * kDilation - kReach;
         if (row < 0 || row >= size.rows) continue;
         for (int64_t channel = 0; channel < C; channel += kLanes) {
-          const float* from = arguments.x + (line - y + row) * size.columns * C + channel;
-          const float* dy = arguments.y_given + line * size.columns * C + channel;
+          const Element* from = static_cast<const Element*>(arguments.x) + (line - y + row) * size.columns * C + channel;
+          const Element* dy = static_cast<const Element*>(arguments.y_given) + line * size.columns * C + channel;
           row_dweight(size, C, from, dy, to + i * kTaps * C + channel, Part(C - channel));
         }
       }
@@ -140,10 +141,13 @@ struct Depthwise {
 
 template <typename Function>
 void with_kernel(const DepthwiseArguments& arguments, const Function& function) {
-  if (arguments.kernel == 3 && arguments.dilation == 1) function(Depthwise<3, 1>());
-  if (arguments.kernel == 5 && arguments.dilation == 1) function(Depthwise<5, 1>());
-  if (arguments.kernel == 3 && arguments.dilation == 2) function(Depthwise<3, 2>());
-  if (arguments.kernel == 5 && arguments.dilation == 2) function(Depthwise<5, 2>());
+  with_element(arguments.storage, [&](auto element) {
+    using Element = decltype(element);
+    if (arguments.kernel == 3 && arguments.dilation == 1) function(Depthwise<3, 1, Element>());
+    if (arguments.kernel == 5 && arguments.dilation == 1) function(Depthwise<5, 1, Element>());
+    if (arguments.kernel == 3 && arguments.dilation == 2) function(Depthwise<3, 2, Element>());
+    if (arguments.kernel == 5 && arguments.dilation == 2) function(Depthwise<5, 2, Element>());
+  });
 }
 
 }  // namespace

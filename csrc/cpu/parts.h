@@ -1,6 +1,7 @@
 // Channels that do not fill whole vectors: counts that are multiples of 4 where a vector has 8 or 16 lanes.
 #pragma once
 
+#include "cpu/elements.h"
 #include "cpu/vector.h"
 
 namespace modnas_fast {
@@ -21,6 +22,16 @@ struct Part {
   explicit Part(int64_t) {}
 #endif
 };
+
+#if !defined(__AVX512F__)
+MODNAS_FAST_INLINE bool only_half([[maybe_unused]] Part part) {
+#if defined(__AVX2__)
+  return part.half;
+#else
+  return false;
+#endif
+}
+#endif
 
 MODNAS_FAST_INLINE Vector load(const float* from, [[maybe_unused]] Part part) {
 #if defined(__AVX512F__)
@@ -43,6 +54,27 @@ MODNAS_FAST_INLINE void store(float* to, Vector value, [[maybe_unused]] Part par
   }
 #else
   store(to, value);
+#endif
+}
+
+MODNAS_FAST_INLINE Vector load(const Bfloat16* from, [[maybe_unused]] Part part) {
+#if defined(__AVX512F__)
+  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(part.mask, from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+#else
+  if (!only_half(part)) return load(from);
+  HalfBits bits = {};
+  std::memcpy(&bits, from, 4 * sizeof(Bfloat16));
+  return reinterpret_cast<Vector>(__builtin_convertvector(bits, Bits) << 16);
+#endif
+}
+
+MODNAS_FAST_INLINE void store(Bfloat16* to, Vector value, [[maybe_unused]] Part part) {
+  const HalfBits bits = round_to_bfloat16(value);
+#if defined(__AVX512F__)
+  _mm256_mask_storeu_epi16(to, part.mask, reinterpret_cast<__m256i>(bits));
+#else
+  std::memcpy(to, &bits, only_half(part) ? 4 * sizeof(Bfloat16) : sizeof bits);
 #endif
 }
 

@@ -1,8 +1,11 @@
-// Convolutions as training needs them: float32 [images, rows, columns, channels] without gaps, zero-padded to the same
-// size, channels a multiple of 8; weights [kernel, kernel, …, channels out], which change with every call.
+// Convolutions as training needs them: [images, rows, columns, channels] without gaps, zero-padded to the same size,
+// channels a multiple of 4; weights [kernel, kernel, …, channels out], which change with every call. Images, x, y and
+// its gradient, are float32 or bfloat16; weights, their gradients and all arithmetic are float32.
 #pragma once
 
 #include <cstdint>
+
+#include "cpu/kernels.h"
 
 namespace modnas_fast {
 
@@ -17,10 +20,11 @@ struct Images {
 // point pair, and Gᵀ makes weights of them.
 struct ConvolutionArguments {
   Images size;
+  Storage storage;  // of x, y_given and y
   int64_t kernel, channels_in, channels_out;
-  const float* x;        // [size, channels_in]
-  const float* y_given;  // [size, channels_out]: the gradient in y, for that in w; otherwise unused
-  float* y;              // [size, channels_out]; unused for the gradient in w
+  const void* x;         // [size, channels_in]
+  const void* y_given;   // [size, channels_out]: the gradient in y, for that in w; otherwise unused
+  void* y;               // [size, channels_out]; unused for the gradient in w
   const float* bias;     // [channels_out] or null
   const float* weights;  // transformed, see below
 };
@@ -28,15 +32,17 @@ struct ConvolutionArguments {
 // Depthwise, k odd: y[p, c] = Σ_t w[t, c] · x[p + dilation·(t − (k − 1)/2), c].
 struct DepthwiseArguments {
   Images size;
+  Storage storage;  // of x, y_given and y
   int64_t kernel, dilation, channels;
-  const float* x;        // [size, channels]
-  const float* y_given;  // [size, channels]: the gradient in y, for that in w; otherwise unused
-  float* y;              // [size, channels]; unused for the gradient in w
+  const void* x;         // [size, channels]
+  const void* y_given;   // [size, channels]: the gradient in y, for that in w; otherwise unused
+  void* y;               // [size, channels]; unused for the gradient in w
   const float* weights;  // [kernel², channels]
 };
 
 struct TrainingKernels {
-  // [k, k, channels_in, channels_out] to [(k + 3)², channels_in, channels_out up to whole vectors], and the adjoint.
+  // [k, k, channels_in, channels_out] to (k + 3)² matrices, packed, of channels_in times channels_out up to whole vectors
+  // floats; and the adjoint, from such matrices that are not packed.
   void (*transform_weights)(const ConvolutionArguments&, const float* weights, float* transformed);
   void (*transform_weights_gradient)(const ConvolutionArguments&, const float* transformed, float* weights);
   // A run of at most kTrainingTiles tiles: their pixels of y, or their part of the transformed gradient in w, added.

@@ -11,7 +11,7 @@ namespace modnas_fast {
 namespace MODNAS_FAST_ISA {
 
 #if defined(__AVX512BF16__)
-using avx512::training_kernels;  // float32 only, and there the same
+using avx512::training_kernels;  // rounding to bfloat16 is little of their work
 #else
 const TrainingKernels training_kernels = {transform_weights,   transform_weights_gradient, convolution,
                                           convolution_dweight, depthwise,                  depthwise_dweight};

@@ -80,8 +80,8 @@ int test_training() {
         const std::vector<float> weights = random_floats(k * k * channels_in * channels_out);
         const Sums want = plain(size, k, 1, channels_in, channels_out, false, x, weights, dy);
         std::vector<float> y(dy.size()), dweight(weights.size());
-        ConvolutionArguments dense = {size, k, channels_in, channels_out, x.data(), dy.data(), y.data(), nullptr,
-                                      weights.data()};
+        ConvolutionArguments dense = {size,      Storage::kFloat32, k,       channels_in,   channels_out, x.data(),
+                                      dy.data(), y.data(),          nullptr, weights.data()};
         convolution(dense, kernels, 3);
         convolution_dweight(dense, dweight.data(), kernels, 3);
         check(error(y, want.y), "convolution", kernels, k);
@@ -90,7 +90,8 @@ int test_training() {
           const std::vector<float> each = random_floats(k * k * channels_in);
           const Sums depth = plain(size, k, dilation, channels_in, channels_in, true, x, each, x);
           std::vector<float> z(x.size()), deach(each.size());
-          DepthwiseArguments arguments = {size, k, dilation, channels_in, x.data(), x.data(), z.data(), each.data()};
+          DepthwiseArguments arguments = {size,     Storage::kFloat32, k,        dilation,   channels_in,
+                                          x.data(), x.data(),          z.data(), each.data()};
           depthwise(arguments, kernels, 3);
           depthwise_dweight(arguments, deach.data(), kernels, 3);
           check(error(z, depth.y), "depthwise", kernels, k);

@@ -23,7 +23,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Convolution of stride 1, zero-padded to the same size.
 
     Args:
-        x: [N, C_in, H, W]; its dtype is that of the result and of what is kept for the backward pass.
+        x: [N, C_in, H, W]; its dtype is that of the result, of its gradient and of what is kept for the backward pass.
         weight: [C_out, C_in, k, k], k odd. bias: [C_out]. Their dtype, x's or a wider one, is that of the computation.
 
     Returns:
@@ -39,7 +39,7 @@ class ConvolutionFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return convolution_fwd(x.to(weight.dtype), weight, bias).to(x.dtype)
+        return convolution_fwd(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -47,41 +47,42 @@ class ConvolutionFunction(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad
         with torch.autocast(dy.device.type, enabled=False):
-            dy = dy.to(weight.dtype)
+            dy = dy.to(x.dtype)
             return (
-                convolution_dx(dy, weight).to(x.dtype) if need_x else None,
-                convolution_dweight(x.to(weight.dtype), dy, weight) if need_weight else None,
-                dy.sum((0, 2, 3)) if need_bias else None,
+                convolution_dx(dy, weight) if need_x else None,
+                convolution_dweight(x, dy, weight) if need_weight else None,
+                dy.sum((0, 2, 3)).to(weight.dtype) if need_bias else None,
             )
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether `convolution` of x, in the weight's dtype, is the engine's."""
+    """Whether `convolution` of x is the engine's."""
     channels_out, channels_in, kernel, _ = weight.shape
     worth = min(channels_out, channels_in) >= _FEW_CHANNELS and min(x.shape[2:]) >= _TILE
-    return worth and native.runs(weight, kernel, channels_out, channels_in)
+    return worth and weight.dtype == torch.float32 and native.runs(x, kernel, channels_out, channels_in)
 
 
 def convolution_fwd(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`convolution` without autograd, all of one dtype."""
+    """`convolution` without autograd."""
     if pays(x, weight):
         return cast("Tensor", native.convolution(x, weight.permute(2, 3, 1, 0), bias))
-    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+    return F.conv2d(x.to(weight.dtype), weight, bias, padding=weight.shape[-1] // 2).to(x.dtype)
 
 
 def convolution_dx(dy: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of `convolution` in x, [N, C_in, H, W], from that in its output."""
+    """Gradient of `convolution` in x, [N, C_in, H, W], from that in its output, in whose dtype it is."""
     if pays(dy, weight):
         return cast("Tensor", native.convolution(dy, weight.flip(2, 3).permute(2, 3, 0, 1), None))
-    x = dy.new_empty(len(dy), weight.shape[1], *dy.shape[2:])  # its values do not matter
-    return _backward(dy, x, weight, [True, False, False])[0]
+    wide = dy.to(weight.dtype)
+    x = wide.new_empty(len(dy), weight.shape[1], *dy.shape[2:])  # its values do not matter
+    return _backward(wide, x, weight, [True, False, False])[0].to(dy.dtype)
 
 
 def convolution_dweight(x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of `convolution` in its weight, [C_out, C_in, k, k], from x and that in its output."""
+    """Gradient of `convolution` in its weight, [C_out, C_in, k, k], from x and that in its output, of one dtype."""
     if pays(x, weight):
         return cast("Tensor", native.convolution_dweight(x, dy, weight.shape[-1]).permute(3, 2, 0, 1))
-    return _backward(dy, x, weight, [False, True, False])[1]
+    return _backward(dy.to(weight.dtype), x.to(weight.dtype), weight, [False, True, False])[1]
 
 
 def _backward(dy: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:

@@ -38,8 +38,7 @@ class DepthwiseFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
-        y = depthwise_fwd(x.to(weight.dtype), weight, dilation)
-        return y.add_(bias[:, None, None]).to(x.dtype)
+        return depthwise_fwd(x, weight, dilation).add_(bias[:, None, None])
 
     @staticmethod
     @once_differentiable
@@ -47,35 +46,43 @@ class DepthwiseFunction(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias, _ = ctx.needs_input_grad
         with torch.autocast(dy.device.type, enabled=False):
-            wide_x, dy = x.to(weight.dtype), dy.to(weight.dtype)
+            dy = dy.to(x.dtype)
             return (
-                depthwise_dx(dy, weight, ctx.dilation).to(x.dtype) if need_x else None,
-                depthwise_dweight(wide_x, dy, weight.shape[-1], ctx.dilation) if need_weight else None,
-                dy.sum((0, 2, 3)) if need_bias else None,
+                depthwise_dx(dy, weight, ctx.dilation) if need_x else None,
+                depthwise_dweight(x, dy, weight.shape[-1], ctx.dilation) if need_weight else None,
+                dy.sum((0, 2, 3)).to(weight.dtype) if need_bias else None,
                 None,
             )
 
 
+def runs(x: Tensor, weight: Tensor, dilation: int = 1) -> bool:
+    """Whether `depthwise` of x is the engine's."""
+    return weight.dtype == torch.float32 and native.runs(x, weight.shape[-1], x.shape[1], dilation=dilation)
+
+
 def depthwise_fwd(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
-    """`depthwise` without bias and autograd, all of one dtype."""
-    if native.runs(x, weight.shape[-1], x.shape[1], dilation=dilation):
+    """`depthwise` without bias and autograd."""
+    if runs(x, weight, dilation):
         return cast("Tensor", native.depthwise(x, weight[:, 0].permute(1, 2, 0), dilation))
     padding = dilation * (weight.shape[-1] // 2)
-    return F.conv2d(x, weight, padding=padding, dilation=dilation, groups=x.shape[1])
+    y = F.conv2d(x.to(weight.dtype), weight, padding=padding, dilation=dilation, groups=x.shape[1])
+    return y.to(x.dtype)
 
 
 def depthwise_dx(dy: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
-    """Gradient of `depthwise` in x, [N, C, H, W], from that in its output."""
+    """Gradient of `depthwise` in x, [N, C, H, W], from that in its output, in whose dtype it is."""
     return depthwise_fwd(dy, weight.flip(2, 3), dilation)
 
 
 def depthwise_dweight(x: Tensor, dy: Tensor, kernel: int, dilation: int = 1) -> Tensor:
-    """Gradient of `depthwise` in its weight, [C, 1, kernel, kernel], from x and that in its output."""
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16:
-        return depthwise_dweight(x.float(), dy.float(), kernel, dilation).to(x.dtype)
+    """Gradient of `depthwise` in its weight, [C, 1, kernel, kernel], from x and that in its output, of one dtype; on a
+    CPU at least float32.
+    """
     channels, padding = x.shape[1], dilation * (kernel // 2)
     if native.runs(x, kernel, channels, dilation=dilation):
         return cast("Tensor", native.depthwise_dweight(x, dy, kernel, dilation)).permute(2, 0, 1)[:, None]
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16:
+        return depthwise_dweight(x.float(), dy.float(), kernel, dilation)
     weight = x.new_empty(channels, 1, kernel, kernel)  # its values do not matter
     square = [padding, padding], [dilation, dilation]
     return torch.ops.aten.convolution_backward(

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from modnas_fast.ops import native
 from modnas_fast.ops.convolution import convolution, pays
-from modnas_fast.ops.depthwise import depthwise
+from modnas_fast.ops.depthwise import depthwise, runs
 from modnas_fast.ops.precision import convolution_dtype
 
 
@@ -62,7 +61,7 @@ def _fast(
         x = x.to(dtype)
     if groups == 1 and spread == 1 and pays(x, weight):
         return convolution(x, weight, bias)
-    if groups == x.shape[1] == len(weight) and native.runs(weight, kernel, groups, dilation=spread):
+    if groups == x.shape[1] == len(weight) and runs(x, weight, spread):
         return depthwise(x, weight, bias, spread)
     return None
 

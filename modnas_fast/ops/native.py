@@ -1,7 +1,8 @@
 """The compiled engine's convolutions for training, as PyTorch operators.
 
-Tensors are [N, C, H, W] in channels_last, float32, on the CPU, with C a multiple of 4; kernels are 3×3 or 5×5. They
-run on PyTorch's own threads. `convolution` and `depthwise` choose between these and PyTorch's.
+Tensors are [N, C, H, W] in channels_last, float32 or bfloat16, on the CPU, with C a multiple of 4; kernels are 3×3 or
+5×5, and float32, as their gradients and the arithmetic are. They run on PyTorch's own threads. `convolution` and
+`depthwise` choose between these and PyTorch's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def runs(x: Tensor, kernel: int, *channels: int, dilation: int = 1) -> bool:
     return (
         BUILT
         and x.device.type == "cpu"
-        and x.dtype == torch.float32
+        and x.dtype in (torch.float32, torch.bfloat16)
         and kernel in _KERNELS
         and dilation in _DILATIONS
         and all(count % 4 == 0 for count in channels)
@@ -51,14 +52,14 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 @torch.library.custom_op("modnas_fast::convolution_dweight", mutates_args=(), device_types="cpu")
 def convolution_dweight(x: Tensor, dy: Tensor, kernel: int) -> Tensor:
     """Gradient of `convolution` in its weight, [k, k, C_in, C_out], from that in its output."""
-    dweight = x.new_empty(kernel, kernel, x.shape[1], dy.shape[1])
+    dweight = torch.empty(kernel, kernel, x.shape[1], dy.shape[1])
     _engine.convolution_dweight(_array(x), _array(dy), dweight.numpy(), torch.get_num_threads())
     return dweight
 
 
 @convolution_dweight.register_fake
 def _(x: Tensor, dy: Tensor, kernel: int) -> Tensor:
-    return x.new_empty(kernel, kernel, x.shape[1], dy.shape[1])
+    return x.new_empty(kernel, kernel, x.shape[1], dy.shape[1], dtype=torch.float32)
 
 
 @torch.library.custom_op("modnas_fast::depthwise", mutates_args=(), device_types="cpu")
@@ -77,14 +78,14 @@ def _(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
 @torch.library.custom_op("modnas_fast::depthwise_dweight", mutates_args=(), device_types="cpu")
 def depthwise_dweight(x: Tensor, dy: Tensor, kernel: int, dilation: int) -> Tensor:
     """Gradient of `depthwise` in its weight, [k, k, C], from that in its output."""
-    dweight = x.new_empty(kernel, kernel, x.shape[1])
+    dweight = torch.empty(kernel, kernel, x.shape[1])
     _engine.depthwise_dweight(_array(x), _array(dy), dilation, dweight.numpy(), torch.get_num_threads())
     return dweight
 
 
 @depthwise_dweight.register_fake
 def _(x: Tensor, dy: Tensor, kernel: int, dilation: int) -> Tensor:
-    return x.new_empty(kernel, kernel, x.shape[1])
+    return x.new_empty(kernel, kernel, x.shape[1], dtype=torch.float32)
 
 
 def _like(x: Tensor, channels: int) -> Tensor:
@@ -92,6 +93,7 @@ def _like(x: Tensor, channels: int) -> Tensor:
     return torch.empty((N, channels, H, W), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _array(x: Tensor) -> NDArray[np.float32]:
-    """[N, H, W, C] without gaps: x itself where it lies so."""
-    return x.detach().permute(0, 2, 3, 1).contiguous().numpy()
+def _array(x: Tensor) -> NDArray[np.float32] | NDArray[np.uint16]:
+    """[N, H, W, C] without gaps: x itself where it lies so; bfloat16's bits as uint16."""
+    x = x.detach().permute(0, 2, 3, 1).contiguous()
+    return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
