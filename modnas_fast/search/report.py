@@ -27,9 +27,17 @@ def write_report(folders: Sequence[str | os.PathLike[str]], path: str | os.PathL
     Raises:
         ModnasError: a folder is no run, a file is broken, `path` is not ours to replace, or matplotlib is missing.
     """
+    write_page(path, render_report([_load_run(Path(folder)) for folder in folders]))
+
+
+def write_page(path: str | os.PathLike[str], page: str) -> None:
+    """Write a report where there is none, or an earlier one.
+
+    Raises:
+        ModnasError: `path` is not ours to replace, or cannot be written.
+    """
     target = Path(path)
     _check_replaceable(target)
-    page = render_report([_load_run(Path(folder)) for folder in folders])
     try:
         write_atomically(target, page)
     except OSError as error:
@@ -41,10 +49,17 @@ def _load_run(folder: Path) -> Run:
     if not history.exists() and not config.exists():
         raise ModnasError(f"{folder}: not a search's run folder; it has neither {history.name} nor {config.name}")
     latency = LatencyTable.load(folder / LATENCY_FILE) if (folder / LATENCY_FILE).exists() else None
-    return Run(folder.resolve().name, read_history(history), _read_config(config) if config.exists() else {}, latency)
+    return Run(
+        folder.resolve().name, read_history(history), read_run_config(config) if config.exists() else {}, latency
+    )
 
 
-def _read_config(path: Path) -> Mapping[str, Any]:
+def read_run_config(path: Path) -> Mapping[str, Any]:
+    """A run folder's `config.json`.
+
+    Raises:
+        ModnasError: it cannot be read, or is no configuration.
+    """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -125,9 +125,9 @@ def psnr_chart(runs: Sequence[Run]) -> Figure:
     for index, run in enumerate(runs):
         epochs, validated = run.series("validation_psnr")
         if len(runs) == 1 or not epochs:
-            _curve(axes, *run.series("train_psnr"), f"{_prefix(run, runs)}training patches", index, faint=True)
+            curve(axes, *run.series("train_psnr"), f"{_prefix(run, runs)}training patches", index, faint=True)
         if epochs:
-            _curve(axes, epochs, validated, f"{_prefix(run, runs)}validation", index)
+            curve(axes, epochs, validated, f"{_prefix(run, runs)}validation", index)
             _mark_best(axes, epochs, validated, index, label=len(runs) == 1)
         for value in filter(math.isfinite, run.series("train_psnr")[1] + validated):
             highest, lowest = max(highest, value), min(lowest, value)
@@ -151,7 +151,7 @@ def decision_chart(runs: Sequence[Run]) -> Figure:
         axes = half(figure, column, title)
         for index, run in enumerate(runs):
             phases = PHASES if key == "alpha_entropy" else _DERIVED
-            _curve(axes, *run.series(key, phases), run.name, index)
+            curve(axes, *run.series(key, phases), run.name, index)
         axes.set_ylim(-0.03, 1.03)
         _shade_warmup(axes, runs, label=False)
         _finish(axes, runs, "")
@@ -173,7 +173,7 @@ def cost_chart(runs: Sequence[Run]) -> Figure:
         axes = half(figure, column, title)
         for index, run in enumerate(runs):
             epochs, values = run.series(key, _DERIVED)
-            _curve(axes, epochs, [value / unit for value in values], run.name, index)
+            curve(axes, epochs, [value / unit for value in values], run.name, index)
         axes.set_ylim(bottom=0)
         _shade_warmup(axes, runs, label=False)
         _finish(axes, runs, "")
@@ -220,14 +220,15 @@ def _prefix(run: Run, runs: Sequence[Run]) -> str:
     return f"{run.name}, " if len(runs) > 1 else ""
 
 
-def _curve(
-    axes: Axes, epochs: Sequence[int], values: Iterable[float], label: str, index: int, *, faint: bool = False
+def curve(
+    axes: Axes, steps: Sequence[int], values: Iterable[float], label: str, index: int, *, faint: bool = False
 ) -> None:
+    """One more line; `index` is its colour's."""
     colour = _RUN_COLOURS[index % len(_RUN_COLOURS)]
     dashes = "solid" if index < len(_RUN_COLOURS) else (0, (4, 1.5))
-    marker = "o" if len(epochs) <= _MARKED else ""
+    marker = "o" if len(steps) <= _MARKED else ""
     style: dict[str, Any] = {"linewidth": 1.0, "alpha": 0.45} if faint else {}
-    axes.plot(epochs, list(values), color=colour, linestyle=dashes, marker=marker, label=label, **style)
+    axes.plot(steps, list(values), color=colour, linestyle=dashes, marker=marker, label=label, **style)
 
 
 def _mark_best(axes: Axes, epochs: Sequence[int], values: Sequence[float], index: int, *, label: bool) -> None:

@@ -19,7 +19,7 @@ from modnas_fast.search.report_maps import alpha_map, alpha_table, beta_chart, g
 from modnas_fast.search.report_style import Page
 
 GENERATOR = '<meta name="generator" content="modnas-fast report">'
-_NONE = "–"
+NONE = "–"
 _BY_GAMMA = (
     "Layer ℓ is Σ p·L over its block’s input L0, the layers before it, and its own mixture. Where another row than "
     "“own” is the darkest at the end, the derived network skips the layer."
@@ -55,21 +55,26 @@ def _add_comparison(page: Page, runs: Sequence[Run]) -> None:
             page.add(_warnings_box(run, f"{run.name}: "))
     labels = list(dict.fromkeys(label for run in runs for label, _, _ in _key_figures(run)))
     figures = {run.name: {label: (value, note) for label, value, note in _key_figures(run)} for run in runs}
-    page.add(_table(runs, {label: [figures[run.name].get(label, (_NONE, "")) for run in runs] for label in labels}))
-    keys = dict.fromkeys(key for run in runs for key in run.config if key != "output")
-    settings = {str(key): [(_value(run.config.get(key, "")), "") for run in runs] for key in keys}
-    differing = {key: values for key, values in settings.items() if len(set(values)) > 1}
-    if differing:
-        page.add("<h2>Settings that differ</h2>\n" + _table(runs, differing))
+    names = [run.name for run in runs]
+    page.add(table(names, {label: [figures[name].get(label, (NONE, "")) for name in names] for label in labels}))
+    page.add(differing_settings(names, [run.config for run in runs]))
     if any(run.history for run in runs):
         _add_curves(page, runs, level=2)
 
 
-def _table(runs: Sequence[Run], rows: Mapping[str, Sequence[tuple[str, str]]]) -> str:
+def differing_settings(names: Sequence[str], configurations: Sequence[Mapping[str, Any]]) -> str:
+    """A table of what runs were told differently, under a heading; empty where that is nothing."""
+    keys = dict.fromkeys(key for configuration in configurations for key in configuration if key != "output")
+    settings = {str(key): [(_value(one.get(key, "")), "") for one in configurations] for key in keys}
+    differing = {key: values for key, values in settings.items() if len(set(values)) > 1}
+    return "<h2>Settings that differ</h2>\n" + table(names, differing) if differing else ""
+
+
+def table(names: Sequence[str], rows: Mapping[str, Sequence[tuple[str, str]]]) -> str:
     """A column a run, and rows of (value, note); empty without rows."""
     if not rows:
         return ""
-    head = "".join(f"<th>{escape(run.name)}</th>" for run in runs)
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
     body = ""
     for label, cells in rows.items():
         columns = "".join(f"<td>{escape(value)} <small>{escape(note)}</small></td>" for value, note in cells)
@@ -84,13 +89,8 @@ def _add_run(page: Page, run: Run, level: int) -> None:
         page.add('<p class="box">No epoch is finished yet: the curves begin with the first.</p>')
     else:
         page.add(_warnings_box(run))
-    tiles = "".join(
-        f"<div><dt>{escape(label)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
-        for label, value, note in _key_figures(run)
-    )
-    if tiles:
-        page.add(f'<dl class="tiles">{tiles}</dl>')
-    page.add(_configuration(run))
+    page.add(tiles(_key_figures(run)))
+    page.add(configuration(run.config))
     if run.history:
         _add_curves(page, [run], level + 1)
     page.add(latency_section(run, level + 1))
@@ -134,12 +134,22 @@ def _key_figures(run: Run) -> list[tuple[str, str, str]]:
     if run.moving:
         figures.append(("α entropy", f"{last['alpha_entropy']:.2f}", "1 undecided, 0 decided"))
     spent = sum(record["seconds"] for record in run.history)
-    left = f", {_duration((total - last['epoch']) * last['seconds'])} left" if total and total > last["epoch"] else ""
-    figures.append(("Time", _duration(spent), f"{_duration(last['seconds'])} an epoch{left}"))
+    left = f", {duration((total - last['epoch']) * last['seconds'])} left" if total and total > last["epoch"] else ""
+    figures.append(("Time", duration(spent), f"{duration(last['seconds'])} an epoch{left}"))
     return figures
 
 
-def _duration(seconds: float) -> str:
+def tiles(figures: Sequence[tuple[str, str, str]]) -> str:
+    """(label, value, note) as large figures; empty without any."""
+    entries = "".join(
+        f"<div><dt>{escape(label)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+        for label, value, note in figures
+    )
+    return f'<dl class="tiles">{entries}</dl>' if entries else ""
+
+
+def duration(seconds: float) -> str:
+    """ "12.3 s", "4 min 05 s" or "2 h 07 min"."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     if seconds < 3600:
@@ -147,11 +157,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
 
 
-def _configuration(run: Run) -> str:
-    if not run.config:
+def configuration(config: Mapping[str, Any]) -> str:
+    """All keys and values; empty without any."""
+    if not config:
         return ""
     entries = "".join(
-        f"<div><dt>{escape(str(key))}</dt><dd>{escape(_value(value))}</dd></div>" for key, value in run.config.items()
+        f"<div><dt>{escape(str(key))}</dt><dd>{escape(_value(value))}</dd></div>" for key, value in config.items()
     )
     return f'<details open><summary>Configuration</summary><dl class="configuration">{entries}</dl></details>'
 
@@ -159,7 +170,7 @@ def _configuration(run: Run) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_value, value))
-    return value or _NONE if isinstance(value, str) else json.dumps(value)
+    return value or NONE if isinstance(value, str) else json.dumps(value)
 
 
 def _add_curves(page: Page, runs: Sequence[Run], level: int) -> None:
