@@ -70,6 +70,31 @@ def test_what_it_may_start_from(conditioned: Settings, settings: Settings, tmp_p
     torch.testing.assert_close(load(back / "weights.safetensors")(y), net(y, 40.0), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("levels", "degradation", "expected"),
+    [((0, 55), {"degradation": "pairs", "levels": []}, 10), ((20, 55), {"degradation": "jpeg", "levels": [20, 90]}, 20)],
+)
+def test_without_a_sigma_it_starts_from_a_moderate_one(
+    levels: tuple[float, float],
+    degradation: Settings,
+    expected: float,
+    settings: Settings,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """A JPEG's quality is no σ, and pairs have no level at all."""
+    torch.manual_seed(3)
+    start = ConditionedNet(TINY)
+    torch.nn.init.normal_(start.stages[0].level_weight)
+    start.degradation = Degradation("awgn", levels, between=True)
+    save_weights(tmp_path / "start.safetensors", start)
+    for part in ("GT", "NOISY"):
+        Image.fromarray(synthetic_image(1)).save(tmp_path / "train" / f"1_{part}.png")
+    idle = {"steps": 1, "lr": 1e-12, "lr_final": 1e-12, "ema": 0, "init": str(tmp_path / "start.safetensors")}
+    net = load(run(settings, tmp_path / "run", **idle, **degradation) / "weights.safetensors")
+    y = torch.rand(1, 1, 16, 16)
+    torch.testing.assert_close(net(y), start.at(expected)(y), rtol=1e-5, atol=1e-6)
+
+
 def test_rgb_may_start_from_gray(conditioned: Settings, tmp_path: Path) -> None:
     """Which then does to a gray picture in three channels what the gray network does."""
     idle = {"steps": 1, "lr": 1e-12, "lr_final": 1e-12, "ema": 0}

@@ -32,7 +32,8 @@ class TrainConfig:
         precision: "bf16" (autocast) or "fp32".
         seed: of the initial weights, patches and noise.
         init: weights to start from, "" for a fresh start. A conditioned network may start from a plain one, an
-            RGB one from a gray one.
+            RGB one from a gray one; a plain one starts from what a conditioned one is at the first of `levels`, or at
+            σ = 10 where these are no σ.
         validation: folder of clean images scored with the fixed test noise, "" for none.
         validation_levels: that it is scored at, () for the first of `levels`.
         validate_every, checkpoint_every: in steps and in seconds.

@@ -35,6 +35,8 @@ from modnas_fast.training.losses import LOSSES
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 
+_START_LEVEL = 10.0  # σ, 0–255 scale: about what photos and JPEGs differ by from what they show
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # Called about twice a second and at the end: step, share of the budget done, training PSNR in dB, seconds left.
@@ -227,13 +229,21 @@ def _build_net(config: TrainConfig) -> DerivedNet:
                 f"{start.genotype.name} with stages={len(start.stages)} channels_in={start.channels_in}"
             )
         if isinstance(start, ConditionedNet) and not config.conditioned:
-            start = start.at(config.levels[0])
+            start = start.at(_start_level(config, start.degradation))
         weights = gray_to_rgb(start.state_dict()) if widened else start.state_dict()
         if isinstance(net, ConditionedNet) and not isinstance(start, ConditionedNet):
             net.start_from(weights)
         else:
             net.load_state_dict(weights)
     return net
+
+
+def _start_level(config: TrainConfig, trained_for: Degradation | None) -> float:
+    """The σ at which a network for every σ becomes the start of a plain one."""
+    if config.degradation == "awgn":
+        return config.levels[0]
+    lowest, highest = trained_for.levels if trained_for and trained_for.between else (0.0, _START_LEVEL)
+    return min(max(_START_LEVEL, lowest), highest)
 
 
 def _channels_last(net: DerivedNet, device: torch.device) -> DerivedNet:
