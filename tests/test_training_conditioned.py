@@ -129,6 +129,29 @@ def test_it_is_validated_at_several_levels(conditioned: Settings, tmp_path: Path
     assert [line.split(" at ")[1].split()[0] for line in scores] == ["15", "50"]
 
 
+def test_the_end_is_validated_once(settings: Settings, tmp_path: Path) -> None:  # noqa: F811
+    """Also where the last step is one to validate at."""
+    changes = {"validation": str(tmp_path / "validation"), "validate_every": 2}
+    for steps, expected in ((4, [2, 4]), (5, [2, 4, 5])):
+        lines: list[str] = []
+        config = settings | changes | {"steps": steps, "output": str(tmp_path / str(steps))}
+        train(config_from_mapping(TrainConfig, config), say=lines.append)
+        assert [int(line.split()[1].rstrip(":")) for line in lines if "dB" in line] == expected
+
+
+@pytest.mark.parametrize("degradation", [{}, {"degradation": "pairs", "levels": []}])
+def test_a_wrong_validation_folder_is_found_before_training(
+    degradation: Settings,
+    settings: Settings,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    for part in ("GT", "NOISY"):
+        Image.fromarray(synthetic_image(1)).save(tmp_path / "train" / f"1_{part}.png")
+    with pytest.raises(ModnasError, match="none: does not exist; check its name"):
+        run(settings, tmp_path / "run", validation=str(tmp_path / "none"), **degradation)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     "changes", [{"levels": [25]}, {"levels": [50, 5]}, {"degradation": "jpeg", "levels": [10, 20]}]
 )

@@ -76,6 +76,8 @@ class _Run:
         self.config, self.processes, self.say = config, here, say
         device = here.device
         self.folder = Path(config.output)
+        self.validation = _validation(config) if config.validation and here.first else None
+        self.validated = -1  # the step at which the weights were validated last
         torch.manual_seed(config.seed)
         self.net = _channels_last(_build_net(config), device).train()
         partners: Sequence[Array] = ()
@@ -136,7 +138,8 @@ class _Run:
             self._save(mean_loss)
             if stopped():
                 raise Interrupted
-        self._validate(log)
+        if self.validated != state.step:
+            self._validate(log)
         if report is not None:
             report(state.step, 1.0, decibel(mean_loss.value()), 0.0)
         if log is not None:
@@ -191,27 +194,34 @@ class _Run:
     def _validate(self, log: Any) -> None:
         """PSNR and SSIM of the averaged weights on the validation folder, at each level."""
         config = self.config
-        if not config.validation or not self.processes.first:
+        if self.validation is None:
             return
+        self.validated = self.state.step
         average = type(self.net)(self.net.genotype, len(self.net.stages), self.net.channels_in)
         average.load_state_dict(self.state.ema)
         levels = config.validation_levels or config.levels[:1] or (0.0,)
         for level in levels:
             net = average.at(level) if isinstance(average, ConditionedNet) else average
             net = _channels_last(net, self.processes.device).eval()
-            psnr, ssim = mean_scores(list(self._scores(net, level)))
+            psnr, ssim = mean_scores(list(self._scores(net, self.validation, level)))
             place, tag = (f" at {level:g}", f"_{level:g}") if len(levels) > 1 else ("", "")
             self.say(f"step {self.state.step}: {config.validation}{place} {psnr:.3f} dB, SSIM {ssim:.4f}")
             if log is not None:
                 log.add_scalar(f"validation/psnr{tag}", psnr, self.state.step)
                 log.add_scalar(f"validation/ssim{tag}", ssim, self.state.step)
 
-    def _scores(self, net: DerivedNet, level: float) -> Iterator[Score]:
-        config, device = self.config, self.processes.device
-        if config.degradation == "pairs":
-            return evaluate_pairs(net, PairedSet([config.validation], config.channels_in, config.pair_names), device)
-        images = EvaluationSet(config.validation, config.channels_in, config.degradation)
-        return evaluate(net, images, config.degradation, level, device)
+    def _scores(self, net: DerivedNet, images: EvaluationSet | PairedSet, level: float) -> Iterator[Score]:
+        device = self.processes.device
+        if isinstance(images, PairedSet):
+            return evaluate_pairs(net, images, device)
+        return evaluate(net, images, self.config.degradation, level, device)
+
+
+def _validation(config: TrainConfig) -> EvaluationSet | PairedSet:
+    """The images to validate on: a folder that is wrong is found before training, not hours later."""
+    if config.degradation == "pairs":
+        return PairedSet([config.validation], config.channels_in, config.pair_names)
+    return EvaluationSet(config.validation, config.channels_in, config.degradation)
 
 
 def _build_net(config: TrainConfig) -> DerivedNet:
