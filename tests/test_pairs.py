@@ -68,6 +68,25 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         list_pairs([folder], ("GT", "NOISY"))
 
 
+@pytest.mark.parametrize("names", [("", "NOISY"), ("GT", ""), ("GT", "GT")])
+def test_names_tell_the_two_apart(names: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ModnasError, match="the names of pairs are .* give what only the clean ones have"):
+        list_pairs([make_pairs(tmp_path, 1)], names)
+
+
+def test_noisy_photos_that_are_alone_are_named(tmp_path: Path) -> None:
+    """And not left out without a word; what is neither clean nor noisy is."""
+    folder = make_pairs(tmp_path / "sidd", 3)
+    Image.fromarray(photo(0)).save(folder / "thumbnail.png")
+    assert len(list_pairs([folder], ("GT", "NOISY"))) == 3
+    (folder / "0001_S6" / GT).unlink()
+    with pytest.raises(ModnasError, match=rf"0001_S6/{NOISY}: its clean partner .*{GT} is missing; add it, or take"):
+        list_pairs([folder], ("GT", "NOISY"))
+    (folder / "0002_S6" / GT).unlink()
+    with pytest.raises(ModnasError, match=r"is missing \(and 1 more\); add it"):
+        list_pairs([folder], ("GT", "NOISY"))
+
+
 def test_patches_are_aligned(tmp_path: Path) -> None:
     clean = [np.arange(20 * 24, dtype=np.uint16).reshape(20, 24, 1).astype(np.uint8) for _ in range(2)]
     noisy = [255 - image for image in clean]

@@ -26,22 +26,35 @@ def list_pairs(folders: Sequence[str | Path], names: Sequence[str]) -> list[tupl
     Returns:
         (clean file, noisy file, the clean one's path below its folder), sorted by the last.
 
+    Images with neither part in their path are left out.
+
     Raises:
-        ModnasError: no clean photo, or one whose noisy partner is missing.
+        ModnasError: names that tell nothing apart, no clean photo, or a photo whose partner is missing.
     """
     clean_part, noisy_part = names
-    pairs = []
+    if not clean_part or not noisy_part or clean_part == noisy_part:
+        raise ModnasError(
+            f"the names of pairs are {clean_part!r} and {noisy_part!r}; give what only the clean ones have, then what "
+            "the noisy ones have in its place"
+        )
+    pairs, noisy_ones = [], {}
     for path, relative in list_images(folders, recursive=True):
-        if clean_part not in str(relative):
-            continue
         root = Path(str(path)[: -len(str(relative))])
-        noisy = root / str(relative).replace(clean_part, noisy_part)
-        if not noisy.exists():
-            raise ModnasError(f"{path}: its noisy partner {noisy} is missing")
-        pairs.append((path, noisy, relative))
+        if clean_part in str(relative):
+            noisy = root / str(relative).replace(clean_part, noisy_part)
+            if not noisy.exists():
+                raise ModnasError(f"{path}: its noisy partner {noisy} is missing; add it, or take this one away")
+            pairs.append((path, noisy, relative))
+        elif noisy_part in str(relative):
+            noisy_ones[path] = root / str(relative).replace(noisy_part, clean_part)
     if not pairs:
         places = ", ".join(map(str, folders))
         raise ModnasError(f"{places}: no image has {clean_part!r} in its name; say what tells clean from noisy")
+    alone = sorted(noisy_ones.keys() - {noisy for _, noisy, _ in pairs})
+    if alone:
+        more = f" (and {len(alone) - 1} more)" * (len(alone) > 1)
+        missing = noisy_ones[alone[0]]
+        raise ModnasError(f"{alone[0]}: its clean partner {missing} is missing{more}; add it, or take this one away")
     return pairs
 
 
