@@ -59,6 +59,8 @@ def test_models_verb_lists_every_model(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == list(shipped_models())
+    for line, path in zip(lines, shipped_models().values(), strict=True):
+        assert f" parameters, {path.stat().st_size / 1e6:.1f} MB; " in line
     assert main(["models", "--json"]) == 0
     assert [card["name"] for card in json.loads(capsys.readouterr().out)] == list(shipped_models())
 

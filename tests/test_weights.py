@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from modnas_fast.cli import main
+from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import Genotype
 from modnas_fast.images.degradations import Degradation
 from modnas_fast.networks import ConditionedNet, DerivedNet, WeightsError, load, save_weights, shipped_models
@@ -258,6 +262,51 @@ def test_a_damaged_shipped_model_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr("modnas_fast.networks.weights.shipped_models", lambda: {name: tmp_path / path.name})
     with pytest.raises(WeightsError, match="by their checksum; install modnas-fast again"):
         load(name)
+
+
+@pytest.mark.parametrize(
+    ("card", "says"),
+    [
+        (None, "No such file"),
+        ("{", "Expecting|double quotes"),
+        ("[]", "it lacks"),
+        ("7", "not iterable"),
+        ("{}", "it lacks channels_in"),
+        ('{"degradation": {}}', "'kind'"),
+    ],
+)
+def test_a_shipped_model_without_its_card(tmp_path, monkeypatch, card, says, capsys):
+    """One line, from whatever reads cards."""
+    (name, path), *_ = shipped_models().items()
+    copy = tmp_path / path.name
+    copy.write_bytes(path.read_bytes())
+    if card == '{"degradation": {}}':
+        card = json.dumps(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) | json.loads(card))
+    if card is not None:
+        copy.with_suffix(".json").write_text(card)
+    monkeypatch.setattr("modnas_fast.networks.weights.shipped_models", lambda: {name: copy})
+    monkeypatch.setattr("modnas_fast.networks.shipped_models", lambda: {name: copy})
+    pattern = rf"{name}.json: no card of a shipped model \(.*({says}).*\); install modnas-fast again"
+    with pytest.raises(WeightsError, match=pattern):
+        load(name)
+    assert main(["models"]) == 2
+    error = capsys.readouterr().err
+    assert re.search(pattern, error)
+    assert error.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [("cuda", "torch sees no CUDA device; choose auto or cpu"), ("gpu", "choose auto, cpu or cuda"), (None, "choose")],
+)
+def test_devices_that_are_not_there(path, device, says):
+    with pytest.raises(ModnasError, match=f"device is '{device}'.*{says}"):
+        load(path, device)
+
+
+def test_auto_is_a_device(path):
+    assert load(path, "auto").get_parameter("stages.0.delta").device.type == "cpu"
 
 
 def test_shipped_models_load():

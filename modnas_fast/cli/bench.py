@@ -84,7 +84,7 @@ def _paper(arguments: argparse.Namespace) -> int:
     from modnas_fast.bench.rows import machine_name
     from modnas_fast.bench.verdicts import LEGEND, verdict_lines
     from modnas_fast.cli.progress import ProgressLine
-    from modnas_fast.engine.denoiser import choose_device
+    from modnas_fast.networks.device import choose_device
 
     request = Request(
         data=dict(map(_data_set, arguments.data)),

@@ -12,12 +12,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from modnas_fast.networks import shipped_models
+    from modnas_fast.networks.weights import read_card
 
-    cards = [json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) for path in shipped_models().values()]
+    cards = {path: read_card(path) for path in shipped_models().values()}
     if arguments.json:
-        print(json.dumps(cards, indent=2))
+        print(json.dumps(list(cards.values()), indent=2))
         return 0
-    for card in cards:
+    for path, card in cards.items():
         scores = ", ".join(f"{name} {score['psnr']:.2f} dB" for name, score in card["scores"].items())
-        print(f"{card['name']}: {card['description']}; {card['parameters']:,} parameters; {scores}")
+        size = f"{card['parameters']:,} parameters, {path.stat().st_size / 1e6:.1f} MB"
+        print(f"{card['name']}: {card['description']}; {size}; {scores}")
     return 0

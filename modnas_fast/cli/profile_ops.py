@@ -63,7 +63,7 @@ def _profile(arguments: argparse.Namespace, on_progress: Callable[[float, str], 
     """PyTorch's modules on the chosen device."""
     import torch
 
-    from modnas_fast.engine.denoiser import choose_device
+    from modnas_fast.networks.device import choose_device
     from modnas_fast.search.profiling import profile
 
     threads = torch.get_num_threads()

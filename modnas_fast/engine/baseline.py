@@ -7,10 +7,10 @@ import os
 import torch
 from torch import Tensor
 
-from modnas_fast.engine.denoiser import choose_device
 from modnas_fast.errors import ModnasError
 from modnas_fast.networks.baselines import BASELINES, load_baseline
 from modnas_fast.networks.baselines.registry import find
+from modnas_fast.networks.device import choose_device
 
 
 class BaselineDenoiser:

@@ -13,6 +13,7 @@ import torch
 from modnas_fast.atomic import write_atomically
 from modnas_fast.errors import ModnasError
 from modnas_fast.networks import ConditionedNet, DerivedNet, load, shipped_models
+from modnas_fast.networks.weights import read_card
 from modnas_fast.version import __version__
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -69,7 +70,7 @@ def describe(net: DerivedNet, name: str) -> dict[str, str]:
             joint = " to " if net.degradation.between else ", "
             metadata["sigma"] = joint.join(f"{level:g}" for level in net.degradation.levels)
     if name in shipped_models():
-        card = json.loads(shipped_models()[name].with_suffix(".json").read_text(encoding="utf-8"))
+        card = read_card(shipped_models()[name])
         metadata["card"] = json.dumps(card)
         metadata["licence"] = f"Apache-2.0; trained on {card['data']}"
     return metadata

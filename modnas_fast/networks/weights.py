@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,9 +22,12 @@ from modnas_fast.genotype import Genotype
 from modnas_fast.images.degradations import Degradation
 from modnas_fast.networks.conditioned import ConditionedNet
 from modnas_fast.networks.derived import DerivedNet
+from modnas_fast.networks.device import choose_device
 
 _FORMAT = "modnas_fast.weights"
 _VERSION = "1"
+_DEVICES = ("cpu", "cuda", "mps", "xpu", "meta")  # wherever plain PyTorch runs
+_CARD_KEYS = {"name", "description", "channels_in", "degradation", "parameters", "sha256", "data", "scores"}
 
 
 class WeightsError(ModnasError):
@@ -69,24 +73,45 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     Args:
         name_or_path: a shipped model's name (see `shipped_models`), or a weight file that `save_weights` or training
             wrote.
-        device: where the parameters go.
+        device: where the parameters go: "auto" (CUDA where there is one), "cpu", "cuda" or a torch device.
 
     Raises:
+        ModnasError: an unknown device, or CUDA where torch sees none.
         WeightsError: unknown name, a shipped file that is damaged, an unreadable, truncated or foreign file, or tensors
             that do not fit the genotype in it.
     """
     name = os.fspath(name_or_path)
+    place = choose_device(device, _DEVICES)
     shipped = shipped_models().get(name)
     if shipped is not None:
         _check_sum(name, shipped)
     tensors, metadata = read_safetensors(shipped or Path(name))
-    return _build(name, tensors, metadata).to(device).eval()
+    return _build(name, tensors, metadata).to(place).eval()
+
+
+def read_card(weights: Path) -> dict[str, Any]:
+    """The card of a shipped model, the `.json` beside its weight file.
+
+    Raises:
+        WeightsError: it is missing or broken.
+    """
+    path = weights.with_suffix(".json")
+    try:
+        card = dict(json.loads(path.read_bytes()))
+        if missing := _CARD_KEYS - card.keys():
+            raise ValueError(f"it lacks {min(missing)}")
+        Degradation.from_mapping(card["degradation"])
+        return card
+    except OSError as error:
+        reason: object = error.strerror
+    except (KeyError, TypeError, ValueError) as error:
+        reason = error
+    raise WeightsError(f"{path}: no card of a shipped model ({reason}); install modnas-fast again")
 
 
 def _check_sum(name: str, path: Path) -> None:
     """Raise `WeightsError` unless a shipped model is the file that its card describes."""
-    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    if hashlib.sha256(path.read_bytes()).hexdigest() != card["sha256"]:
+    if hashlib.sha256(path.read_bytes()).hexdigest() != read_card(path)["sha256"]:
         raise WeightsError(f"{path}: not the weights of {name}, by their checksum; install modnas-fast again")
 
 
