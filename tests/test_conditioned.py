@@ -108,7 +108,7 @@ def test_it_starts_from_a_plain_network() -> None:
 
 @pytest.mark.parametrize("sigma", [-1, float("nan"), float("inf")])
 def test_levels_that_are_none(sigma: float) -> None:
-    with pytest.raises(ModnasError, match="it must be a number of at least 0"):
+    with pytest.raises(ModnasError, match="must be a finite number of at least 0"):
         conditioned_net().at(sigma)
 
 

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 import modnas_fast
-from modnas_fast import Denoiser, DerivedNet, ModnasError
+from modnas_fast import Denoiser, DerivedNet, ModnasError, load
 from modnas_fast.engine import denoiser as module
 from modnas_fast.images.degradations import Degradation, add_test_noise
 from modnas_fast.images.metrics import psnr
+from modnas_fast.networks import save_weights
 from tests.cases import random_genotype
 
 ROOT = Path(__file__).parent.parent
@@ -198,14 +199,57 @@ def test_x8_is_the_mean_over_the_symmetries_and_equivariant(net: DerivedNet) -> 
 
 
 def test_sigma_must_be_the_models(noisy: np.ndarray, net: DerivedNet) -> None:
-    with pytest.raises(ModnasError, match=r"trained for σ = 25, not for σ = 50; .*modnas-b-t1-gray-s25"):
+    """Errors name what to use instead: no model for other noise, and not the refused one."""
+    instead = r"not for σ = 50; use modnas-b-t1-gray \(gray\) or modnas-b-t1-rgb \(RGB\), or leave sigma out"
+    with pytest.raises(ModnasError, match=r"model modnas-b-t1-gray-s25 was trained for σ = 25, " + instead):
         modnas_fast.denoise(noisy, sigma=50, model="modnas-b-t1-gray-s25")
-    with pytest.raises(ModnasError, match=r"trained for σ = 0 to 55, not for σ = 60"):
-        modnas_fast.denoise(noisy, sigma=60)
+    with pytest.raises(ModnasError, match=r"trained for σ = 0 to 55, not for σ = 60; give a σ from 0 to 55, .*RGB$"):
+        modnas_fast.denoise(noisy, sigma=60, model="modnas-b-t1-gray")
+    for image in (noisy, np.zeros((9, 9, 3), np.uint8)):  # of which another model is the default
+        with pytest.raises(ModnasError, match=r"no shipped model is for σ = 60; give a σ from 0 to 55, .* and RGB$"):
+            modnas_fast.denoise(image, sigma=60)
     modnas_fast.denoise(noisy, sigma=50, model=net)  # says nothing about its training
     net.degradation = Degradation("jpeg", (20,))
-    with pytest.raises(ModnasError, match="JPEG q = 20"):
+    with pytest.raises(ModnasError, match=r"JPEG q = 20, not for σ = 25; use modnas-b-t1-gray \(gray\) or"):
         modnas_fast.denoise(noisy, sigma=25, model=net)
+
+
+@pytest.mark.parametrize("sigma", [25, np.float32(25), np.array(25), torch.tensor(25.0), torch.tensor(25)])
+def test_sigma_is_one_number_of_any_kind(sigma: object, noisy: np.ndarray) -> None:
+    np.testing.assert_array_equal(modnas_fast.denoise(noisy, sigma), modnas_fast.denoise(noisy, 25.0))
+
+
+def test_the_value_of_a_tensor_counts(noisy: np.ndarray) -> None:
+    """And not which tensor it is."""
+    sigma = torch.tensor(10.0)
+    first = modnas_fast.denoise(noisy, sigma)
+    sigma.fill_(40)
+    assert not np.array_equal(modnas_fast.denoise(noisy, sigma), first)
+
+
+@pytest.mark.parametrize("sigma", ["25", [25], True, np.array([15, 25]), torch.tensor([25.0]), 25j, torch.zeros(99)])
+def test_what_is_no_sigma(sigma: object, noisy: np.ndarray) -> None:
+    for call in (lambda: modnas_fast.denoise(noisy, sigma), lambda: Denoiser("modnas-b-t1-gray-s25", sigma=sigma)):
+        with pytest.raises(ModnasError, match=r"^sigma is \S.{,90}; give one number on the 0–255 scale$"):
+            call()
+
+
+@pytest.mark.parametrize("sigma", [-1, float("nan"), float("inf"), torch.tensor(-0.5)])
+def test_levels_below_zero_and_beyond_all(sigma: object, noisy: np.ndarray) -> None:
+    with pytest.raises(ModnasError, match=r"; σ must be a finite number of at least 0, on the 0–255 scale$"):
+        modnas_fast.denoise(noisy, sigma)
+
+
+def test_a_file_that_was_replaced_is_read_again(noisy: np.ndarray, net: DerivedNet, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_weights(path, net)
+    first = modnas_fast.denoise(noisy, model=path)
+    with torch.no_grad():
+        net.stages[0].delta.add_(3)
+    save_weights(path, net)
+    second = modnas_fast.denoise(noisy, model=path)
+    np.testing.assert_allclose(second, modnas_fast.denoise(noisy, model=load(path)), atol=1e-5)
+    assert not np.allclose(first, second, atol=1e-5)
 
 
 def test_the_shipped_model_is_the_one_for_the_noise(noisy: np.ndarray) -> None:

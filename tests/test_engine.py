@@ -365,5 +365,9 @@ def test_sizes_below_one(engine: Engine) -> None:
 
 def test_a_level_that_the_model_is_not_for() -> None:
     assert Engine.from_pretrained("modnas-b-t1-gray-s25", sigma=25, threads=1).threads == 1
-    with pytest.raises(ModnasError, match="was trained for σ = 25, not for σ = 50; choose another, or leave sigma out"):
+    with pytest.raises(ModnasError, match=r"trained for σ = 25, not for σ = 50; use modnas-b-t1-gray \(gray\) or"):
         Engine.from_pretrained("modnas-b-t1-gray-s25", sigma=50)
+    with pytest.raises(ModnasError, match=r"trained for σ = 0 to 55, not for σ = 60; give a σ from 0 to 55"):
+        Engine.from_pretrained("modnas-b-t1-gray", sigma=60)
+    with pytest.raises(ModnasError, match="sigma is '25'; give one number on the 0–255 scale"):
+        Engine.from_pretrained("modnas-b-t1-gray", sigma="25")

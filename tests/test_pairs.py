@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [("", "NOISY"), ("GT", ""), ("GT", "GT")])
 def test_names_tell_the_two_apart(names: tuple[str, str], tmp_path: Path) -> None:
-    with pytest.raises(ModnasError, match="the names of pairs are .* give what only the clean ones have"):
+    with pytest.raises(ModnasError, match=r"the names of pairs are .* give what only the clean ones have"):
         list_pairs([make_pairs(tmp_path, 1)], names)
 
 

@@ -72,7 +72,10 @@ def test_what_it_may_start_from(conditioned: Settings, settings: Settings, tmp_p
 
 @pytest.mark.parametrize(
     ("levels", "degradation", "expected"),
-    [((0, 55), {"degradation": "pairs", "levels": []}, 10), ((20, 55), {"degradation": "jpeg", "levels": [20, 90]}, 20)],
+    [
+        ((0, 55), {"degradation": "pairs", "levels": []}, 10),
+        ((20, 55), {"degradation": "jpeg", "levels": [20, 90]}, 20),
+    ],
 )
 def test_without_a_sigma_it_starts_from_a_moderate_one(
     levels: tuple[float, float],

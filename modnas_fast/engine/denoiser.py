@@ -17,9 +17,12 @@ from modnas_fast.engine import choice
 from modnas_fast.engine.engine import Engine, engine_obstacle
 from modnas_fast.engine.tiling import OnTile, ignore_progress, portion, run_tiled
 from modnas_fast.errors import ModnasError
+from modnas_fast.images.degradations import as_level
 from modnas_fast.images.frames import FAR_ABOVE_WHITE, OTHER_UNIT, Frame, ImageError, from_float, to_float
 from modnas_fast.images.noise import estimate_sigma
-from modnas_fast.networks import ConditionedNet, DerivedNet, load, plain_net, shipped_models
+from modnas_fast.networks import ConditionedNet, DerivedNet, load, models_for, plain_net
+from modnas_fast.networks.device import choose_device
+from modnas_fast.networks.levels import check_level, suggestion
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,7 +67,7 @@ class Denoiser:
     everything else runs on PyTorch. `backend` says which, and why.
 
     Raises:
-        ModnasError: unknown model, device or tile, or a σ that a model for every σ was not trained for.
+        ModnasError: unknown model, device or tile, or a σ that is none or that a model for every σ was not trained for.
     """
 
     def __init__(
@@ -78,8 +81,11 @@ class Denoiser:
         if tile != "auto" and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 0):
             raise ModnasError(f"tile is {tile!r}; give 'auto', a side in pixels, or 0 for no tiling")
         self.device = choose_device(device)
+        sigma = None if sigma is None else as_level(sigma)
         self._make_rgb: Callable[[], Denoiser] | None = None
         if model is None:
+            if sigma is not None and not models_for("awgn", sigma):
+                raise ModnasError(f"no shipped model is for σ = {sigma:g}; {suggestion(sigma)}")
             make = functools.partial(Denoiser, default_model(sigma, 3), self.device, tile, x8, sigma)
             self._make_rgb = functools.cache(make)
             model = default_model(sigma)
@@ -176,13 +182,7 @@ class Denoiser:
 
     def check_level(self, sigma: float | None) -> None:
         """Raise `ModnasError` if the model was trained for other noise than σ (0–255 scale); None asks nothing."""
-        trained = self.trained_for
-        if sigma is None or trained is None or trained.covers("awgn", sigma):
-            return
-        raise ModnasError(
-            f"model {self.name} was trained for {trained}, not for σ = {sigma:g}; choose another model "
-            f"(shipped: {', '.join(shipped_models())}) or leave sigma out to use this one all the same"
-        )
+        check_level(sigma, self.trained_for, self.name)
 
     @torch.no_grad()  # not inference_mode, whose tensors cannot take part in what is differentiated later
     def __call__(self, y: Tensor, on_tile: OnTile = ignore_progress) -> Tensor:
@@ -303,13 +303,15 @@ def denoise(
         The same kind, shape and dtype; integers are rounded and clipped, floats are not clipped. Alpha is carried over.
 
     Raises:
-        ModnasError: an image of another kind or unit, or with NaN or Inf; an unknown model, or a σ that the model was
-            not trained for.
+        ModnasError: an image of another kind or unit, or with NaN or Inf; an unknown model; a σ that is no number of
+            at least 0, or that the model was not trained for.
     """
+    sigma = None if sigma is None else as_level(sigma)
     if isinstance(model, DerivedNet):
         denoiser = Denoiser(model, device, tile, x8, sigma)
     else:
-        denoiser = _denoiser(model if model is None else os.fspath(model), device, tile, x8, sigma)
+        path = None if model is None else os.fspath(model)
+        denoiser = _denoiser(path, _version(path), device, tile, x8, sigma)
     denoiser.check_level(sigma)
     if isinstance(image, Tensor):
         return _denoise_tensor(denoiser, image)
@@ -320,33 +322,26 @@ def denoise(
     raise ModnasError(f"cannot denoise a {type(image).__name__}; give a NumPy array, a Pillow image or a torch tensor")
 
 
+def _version(path: str | None) -> tuple[int, int] | None:
+    """What tells a file from the one that it replaced; None where there is no file."""
+    try:
+        status = os.stat(path or "")
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
 @functools.lru_cache(maxsize=4)
 def _denoiser(
-    model: str | None, device: str | torch.device, tile: str | int, x8: bool, sigma: float | None
+    model: str | None,
+    version: tuple[int, int] | None,
+    device: str | torch.device,
+    tile: str | int,
+    x8: bool,
+    sigma: float | None,
 ) -> Denoiser:
-    """Denoisers by name or path, kept so that a loop over images loads the weights once."""
+    """Denoisers by name, or path and its `_version`, kept so that a loop over images loads the weights once."""
     return Denoiser(model, device, tile, x8, sigma)
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """The torch device for "auto", "cpu", "cuda", "cuda:1", …
-
-    Raises:
-        ModnasError: an unknown device, or CUDA where torch sees none.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ModnasError(f"device is {device!r}; choose auto, cpu or cuda") from None
-    if chosen.type not in ("cpu", "cuda"):
-        raise ModnasError(f"device is {str(device)!r}; choose auto, cpu or cuda")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ModnasError(f"device is {device!r}, but torch sees no CUDA device; choose auto or cpu")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ModnasError(f"device is {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0")
-    return chosen
 
 
 def _note_channels(denoiser: Denoiser, channels: int) -> None:

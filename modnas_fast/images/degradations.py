@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,23 @@ class Degradation:
     @classmethod
     def from_mapping(cls, entry: Mapping[str, Any]) -> Degradation:
         return cls(entry["kind"], tuple(entry["levels"]), bool(entry.get("between", False)))
+
+
+def as_level(sigma: object, unit: str = "on the 0–255 scale") -> float:
+    """A noise level as a float: of a number, or of an array or tensor without dimensions.
+
+    Raises:
+        ModnasError: something else, or a number that is negative or not finite.
+    """
+    value: Any = sigma
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        said = " ".join(repr(sigma).split())
+        raise ModnasError(f"sigma is {said if len(said) < 60 else said[:60] + '…'}; give one number {unit}")
+    if not 0 <= value < math.inf:  # NaN neither
+        raise ModnasError(f"sigma is {value}; σ must be a finite number of at least 0, {unit}")
+    return float(value)
 
 
 def add_test_noise(clean: Array, sigma: float, seed: int = 0) -> Array:

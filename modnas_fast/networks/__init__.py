@@ -1,7 +1,8 @@
 """Networks that run: derived nets and their weight files."""
 
-from modnas_fast.networks.conditioned import ConditionedNet, plain_net
+from modnas_fast.networks.conditioned import ConditionedNet
 from modnas_fast.networks.derived import DerivedNet, gray_to_rgb
+from modnas_fast.networks.levels import models_for, plain_net
 from modnas_fast.networks.weights import WeightsError, load, save_weights, shipped_models
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "WeightsError",
     "gray_to_rgb",
     "load",
+    "models_for",
     "plain_net",
     "save_weights",
     "shipped_models",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import Genotype
-from modnas_fast.images.degradations import Degradation
+from modnas_fast.images.degradations import Degradation, as_level
 from modnas_fast.networks.derived import DerivedNet, Stage, relaxed
 
 # log λ of a fresh network: δ is ½ at σ = 1.7 and below 0.01 from 18 on, so that f estimates the image itself. With ½
@@ -75,10 +75,9 @@ class ConditionedNet(DerivedNet):
         """The plain network that this one is at σ (0–255 scale): a copy, equal up to rounding.
 
         Raises:
-            ModnasError: σ is negative or not finite.
+            ModnasError: as `as_level`.
         """
-        if not (math.isfinite(sigma) and sigma >= 0):
-            raise ModnasError(f"sigma is {sigma}; it must be a number of at least 0, on the 0–255 scale")
+        sigma = as_level(sigma)
         state = {name: value.detach().clone() for name, value in self.state_dict().items()}
         level = sigma / 255
         for t in range(len(self.stages)):
@@ -95,21 +94,3 @@ class ConditionedNet(DerivedNet):
         """Take the state dict of a plain network but for its δ: a start for training, not the same network."""
         known = {name: value for name, value in weights.items() if not name.endswith(".delta")}
         self.load_state_dict(self.state_dict() | known)
-
-
-def plain_net(net: DerivedNet, sigma: float | None, name: str) -> DerivedNet:
-    """`net`, or of one for every σ the plain network at `sigma` (0–255 scale); `name` is what errors call it.
-
-    Raises:
-        ModnasError: a σ that the network was not trained for, or none for one for every σ.
-    """
-    told = isinstance(net, ConditionedNet)
-    if sigma is None:
-        if not told:
-            return net
-        levels = f" ({net.degradation})" if net.degradation else ""
-        raise ModnasError(f"model {name} is for every level of noise{levels} and has to be told: give sigma")
-    if net.degradation is not None and not net.degradation.covers("awgn", sigma):
-        fix = "choose another" + ", or leave sigma out to use this one all the same" * (not told)
-        raise ModnasError(f"model {name} was trained for {net.degradation}, not for σ = {sigma:g}; {fix}")
-    return net.at(sigma) if isinstance(net, ConditionedNet) else net

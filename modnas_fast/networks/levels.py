@@ -1,0 +1,75 @@
+"""Which network is for which noise: the shipped ones for a level, and a given one at it."""
+
+from __future__ import annotations
+
+from modnas_fast.errors import ModnasError
+from modnas_fast.images.degradations import Degradation, as_level
+from modnas_fast.networks.conditioned import ConditionedNet
+from modnas_fast.networks.derived import DerivedNet
+from modnas_fast.networks.weights import read_card, shipped_models
+
+
+def models_for(kind: str, level: float | None, channels_in: int | None = None) -> list[str]:
+    """The shipped models for a degradation, by name.
+
+    Args:
+        kind: as `Degradation`'s.
+        level: one that they were trained for, or None for those that are told it.
+        channels_in: 1, 3, or None for both.
+    """
+    return [
+        name
+        for name, trained_for in _trained_for(channels_in).items()
+        if (trained_for.covers(kind, level) if level is not None else trained_for.kind == kind and trained_for.between)
+    ]
+
+
+def _trained_for(channels_in: int | None = None) -> dict[str, Degradation]:
+    cards = {name: read_card(path) for name, path in shipped_models().items()}
+    return {
+        name: Degradation.from_mapping(card["degradation"])
+        for name, card in cards.items()
+        if channels_in in (None, card["channels_in"])
+    }
+
+
+def suggestion(sigma: float | None) -> str:
+    """What to do about noise of σ (0–255 scale; None: of every σ) instead, for the end of an error."""
+    names = models_for("awgn", sigma)
+    if names:
+        channels = {name: read_card(shipped_models()[name])["channels_in"] for name in names}
+        return "use " + " or ".join(f"{name} ({'RGB' if channels[name] == 3 else 'gray'})" for name in names)
+    levels = [level for trained in _trained_for().values() if trained.kind == "awgn" for level in trained.levels]
+    return f"give a σ from {min(levels):g} to {max(levels):g}, for which there are shipped models, gray and RGB"
+
+
+def check_level(sigma: float | None, trained_for: Degradation | None, name: str, told: bool = False) -> None:
+    """Raise `ModnasError`, with what to use instead, if a network was trained for other noise than σ (0–255 scale).
+
+    Args:
+        sigma: None asks nothing.
+        trained_for: None where it is unknown, which is any.
+        name: what the error calls the network.
+        told: it cannot run without a σ.
+    """
+    if sigma is None or trained_for is None or trained_for.covers("awgn", sigma):
+        return
+    anyway = "" if told else ", or leave sigma out to use this one all the same"
+    raise ModnasError(f"model {name} was trained for {trained_for}, not for σ = {sigma:g}; {suggestion(sigma)}{anyway}")
+
+
+def plain_net(net: DerivedNet, sigma: float | None, name: str) -> DerivedNet:
+    """`net`, or of one for every σ the plain network at `sigma` (0–255 scale); `name` is what errors call it.
+
+    Raises:
+        ModnasError: a σ that is none or that the network was not trained for, or none for one for every σ.
+    """
+    told = isinstance(net, ConditionedNet)
+    if sigma is None:
+        if not told:
+            return net
+        levels = f" ({net.degradation})" if net.degradation else ""
+        raise ModnasError(f"model {name} is for every level of noise{levels} and has to be told: give sigma")
+    sigma = as_level(sigma)
+    check_level(sigma, net.degradation, name, told)
+    return net.at(sigma) if isinstance(net, ConditionedNet) else net
