@@ -10,7 +10,7 @@ import huggingface_hub.hub_mixin
 import pytest
 import torch
 
-from modnas_fast import DerivedNet, HubNet, load
+from modnas_fast import DerivedNet, HubNet, ModnasError, load
 from modnas_fast.images.degradations import Degradation
 from modnas_fast.networks import ConditionedNet, WeightsError, hub
 from tests.cases import random_genotype
@@ -67,6 +67,11 @@ def test_what_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         HubNet.from_pretrained(tmp_path)
     with pytest.raises(WeightsError, match="neither a folder nor a model that the Hub gives"):
         HubNet.from_pretrained("me/nothing", local_files_only=True)
+    with pytest.raises(ModnasError, match="net is a str; give a network"):
+        HubNet("modnas-b-t1-gray")
+    HubNet(network()).save_pretrained(tmp_path / "saved")
+    with pytest.raises(WeightsError, match=r"saved': it is a folder; give the file in it, .*saved.model\.safetensors$"):
+        load(tmp_path / "saved")
     code = "import sys; sys.modules['huggingface_hub'] = None; import modnas_fast; modnas_fast.HubNet"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'modnas-fast[hub]'" in finished.stderr

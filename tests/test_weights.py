@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from modnas_fast.cli import main
+from modnas_fast.engine.export import export_model
+from modnas_fast.engine.onnx_graph import build_onnx
 from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import Genotype
 from modnas_fast.images.degradations import Degradation
@@ -126,20 +130,47 @@ def test_truncated_anywhere(path, tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [
-        b"",
-        b"\0" * 64,
-        b"\x89PNG\r\n\x1a\n" + bytes(100),
-        b"PK\x03\x04" + bytes(500),
-        b"\xff" * 1000,
-        b"version https://g",
-    ],
-    ids=["empty", "zeros", "png", "torch.save", "ones", "git-lfs pointer"],
+    [b"", b"\0" * 64, b"\x89PNG\r\n\x1a\n" + bytes(100), b"\xff" * 1000],
+    ids=["empty", "zeros", "png", "ones"],
 )
 def test_other_files(tmp_path, content):
     path = tmp_path / "other.safetensors"
     path.write_bytes(content)
     refused(path, "not a readable safetensors file")
+
+
+def saved_by_torch(path, **settings):
+    torch.save(small_net().state_dict(), path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (saved_by_torch, "a PyTorch pickle, which is never opened; save .* by modnas_fast.networks.save_weights"),
+        (partial(saved_by_torch, _use_new_zipfile_serialization=False), "a PyTorch pickle, which is never"),
+        (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "a PyTorch pickle"),
+        (lambda path: export_model("modnas-b-t1-gray-s25", "torch", path), "a zip archive, as exported programs are;"),
+        (lambda path: path.write_bytes(build_onnx(small_net(), {}).SerializeToString()), "an ONNX model; give"),
+        (lambda path: GENOTYPE.save(path), r"JSON text; give the \.safetensors file that belongs to it"),
+        (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1"), "Git LFS; fetch the file"),
+    ],
+    ids=["torch.save", "older torch.save", "pickle", "exported program", "ONNX", "genotype", "pointer"],
+)
+def test_files_that_are_taken_for_weights(tmp_path, write, says):
+    path = tmp_path / "other.pt2"
+    write(path)
+    refused(path, says)
+
+
+def test_a_folder_of_training_names_its_weights(path, tmp_path):
+    path.rename(tmp_path / "weights.safetensors")
+    refused(tmp_path, r"it is a folder; give the file in it, .*weights\.safetensors$")
+
+
+@pytest.mark.parametrize("model", [None, 3, b"net"])
+def test_what_names_no_model(model):
+    with pytest.raises(WeightsError, match=r"model is a .*; give a shipped model's name or a weight file"):
+        load(model)
 
 
 def test_missing_file_and_unknown_name(tmp_path):
@@ -196,6 +227,8 @@ def broken(tensors, what):
         tensors[key] = tensors[key].flatten()
     elif what == "all":
         tensors.clear()
+    elif what == "int":
+        tensors[key] = tensors[key].int()
     else:
         tensors[key].view(-1)[-1] = float(what)
     return tensors
@@ -208,6 +241,7 @@ def broken(tensors, what):
         ("unknown", "stages.1.extra is unknown$"),
         ("shape", r"stages.1.out.weight is \[\d+\], not \[1, \d+, 1, 1\]$"),
         ("all", r"is missing \(and \d+ more\)$"),
+        ("int", "stages.1.out.weight is torch.int32, not floating point$"),
         ("nan", "stages.1.out.weight holds NaN or infinite values$"),
         ("-inf", "stages.1.out.weight holds NaN or infinite values$"),
     ],

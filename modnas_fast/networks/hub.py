@@ -49,9 +49,14 @@ class HubNet(
 
     Args:
         net: the network, `HubNet.net`.
+
+    Raises:
+        ModnasError: something else.
     """
 
     def __init__(self, net: DerivedNet) -> None:
+        if not isinstance(net, DerivedNet):
+            raise ModnasError(f"net is a {type(net).__name__}; give a network, as modnas_fast.load has it")
         self.net = net
 
     def _save_pretrained(self, save_directory: Path) -> None:

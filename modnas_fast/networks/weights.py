@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -28,6 +29,19 @@ _FORMAT = "modnas_fast.weights"
 _VERSION = "1"
 _DEVICES = ("cpu", "cuda", "mps", "xpu", "meta")  # wherever plain PyTorch runs
 _CARD_KEYS = {"name", "description", "channels_in", "degradation", "parameters", "sha256", "data", "scores"}
+_NAMES = ("model.safetensors", "weights.safetensors")  # in folders of `save_pretrained`, and of training
+
+# Files that are taken for weights, by how they start. The third byte of a safetensors file is hardly ever not 0.
+_MISTAKEN = (
+    (
+        rb"PK\x03\x04.{26}[^/]*/data\.pkl|\x80[\x02-\x05][^\0]",
+        "a PyTorch pickle, which is never opened; save the network by modnas_fast.networks.save_weights",
+    ),
+    (rb"PK\x03\x04", "a zip archive, as exported programs are; give the weight file in it, or that it was made from"),
+    (rb"\x08[\x01-\x7f][\x12:]", "an ONNX model; give the weight file that it was exported from"),
+    (rb"\s*[{\[][^\0]*\Z", "JSON text; give the .safetensors file that belongs to it"),
+    (rb"version https://git-lfs", "a pointer of Git LFS; fetch the file itself by git lfs pull"),
+)
 
 
 class WeightsError(ModnasError):
@@ -80,6 +94,8 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
         WeightsError: unknown name, a shipped file that is damaged, an unreadable, truncated or foreign file, or tensors
             that do not fit the genotype in it.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise WeightsError(f"model is a {type(name_or_path).__name__}; give a shipped model's name or a weight file")
     name = os.fspath(name_or_path)
     place = choose_device(device, _DEVICES)
     shipped = shipped_models().get(name)
@@ -153,7 +169,7 @@ def check_format(name: str | os.PathLike[str], metadata: Mapping[str, str], what
 def check_tensors(
     name: str | os.PathLike[str], expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], described_by: str
 ) -> None:
-    """Raise `WeightsError` unless `tensors` have the names and shapes of `expected`, and finite values.
+    """Raise `WeightsError` unless `tensors` have the names and shapes of `expected`, and finite floating-point values.
 
     `described_by` names what in the file asks for these tensors.
     """
@@ -162,6 +178,8 @@ def check_tensors(
     for key in expected.keys() & tensors.keys():
         if expected[key].shape != tensors[key].shape:
             problems.append(f"{key} is {list(tensors[key].shape)}, not {list(expected[key].shape)}")
+        elif not tensors[key].is_floating_point():
+            problems.append(f"{key} is {tensors[key].dtype}, not floating point")
         elif not torch.isfinite(tensors[key]).all():
             problems.append(f"{key} holds NaN or infinite values")
     if problems:
@@ -173,17 +191,23 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors and the metadata of a safetensors file.
 
     Raises:
-        WeightsError: the file is missing, truncated or of another format.
+        WeightsError: the file is missing, truncated or of another format, which the message names where it knows it.
     """
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        if not isinstance(error, (FileNotFoundError, PermissionError)) and not path.is_dir():
+        if path.is_file() and not isinstance(error, PermissionError):
+            with path.open("rb") as file:
+                head = file.read(200)
+            for start, what in _MISTAKEN:
+                if head[8:9] != b"{" and re.match(start, head, re.DOTALL):
+                    raise WeightsError(f"{path}: {what}") from None
             raise WeightsError(f"{path}: not a readable safetensors file ({error}); fetch or copy it again") from None
-        known = ", ".join(shipped_models())
         reason = "it is a folder" if path.is_dir() else getattr(error, "strerror", None) or "no such file"
-        raise WeightsError(f"model {os.fspath(path)!r}: {reason}; give a weight file or one of: {known}") from None
+        inside = [path / name for name in _NAMES if (path / name).is_file()]
+        fix = f"the file in it, {inside[0]}" if inside else f"a weight file or one of: {', '.join(shipped_models())}"
+        raise WeightsError(f"model {os.fspath(path)!r}: {reason}; give {fix}") from None
 
 
 def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
