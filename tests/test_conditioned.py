@@ -204,10 +204,53 @@ def test_plug_and_play() -> None:
 
 
 def test_plug_and_play_needs_a_network_for_every_level(tmp_path: Path) -> None:
-    with pytest.raises(ModnasError, match="is for one level of noise; plug-and-play needs one for every σ"):
-        PlugAndPlay("modnas-b-t1-gray-s25")
+    instead = r"plug-and-play needs one for every σ: use modnas-b-t1-gray \(gray\) or modnas-b-t1-rgb \(RGB\)$"
+    for name in ("modnas-b-t1-gray-s25", "modnas-ar-t1-gray-jpeg20"):
+        with pytest.raises(ModnasError, match=f"^model {name} is not told σ; {instead}"):
+            PlugAndPlay(name)
+    with pytest.raises(ModnasError, match=f"^model DerivedNet is not told σ; {instead}"):
+        PlugAndPlay(conditioned_net().at(25))
     with pytest.raises(WeightsError, match="no such file"):
         PlugAndPlay(tmp_path / "none.safetensors")
+    with pytest.raises(WeightsError, match="model is a NoneType"):
+        PlugAndPlay(None)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "says"),
+    [
+        (25, "sigma is 25; σ is in x's unit: divide by 255"),
+        (None, "sigma is None; give one number in x's unit"),
+        ("0.1", "sigma is '0.1'; give one number in x's unit"),
+        (-0.1, "at least 0, in x's unit"),
+        (float("nan"), "a finite number"),
+    ],
+)
+def test_plug_and_play_checks_plain_numbers(sigma: object, says: str) -> None:
+    with pytest.raises(ModnasError, match=says):
+        PlugAndPlay(conditioned_net())(torch.rand(1, 1, 8, 8), sigma)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_plug_and_play_in_other_precisions(dtype: torch.dtype, channels: int) -> None:
+    """An algorithm in float64 stays in float64; the network computes in its own precision, and gradients flow back."""
+    denoiser = PlugAndPlay(conditioned_net(channels=channels))
+    x = torch.rand(2, 3, 16, 16).to(dtype).requires_grad_()
+    result = denoiser(x, 0.1)
+    assert result.dtype == dtype
+    assert torch.equal(result, denoiser(x.float(), 0.1).to(dtype))
+    (gradient,) = torch.autograd.grad(result.sum(), x)
+    assert gradient.dtype == dtype
+    assert gradient.abs().max() > 0
+    exact = PlugAndPlay(conditioned_net(channels=channels)).double()
+    assert (exact(x.double(), 0.1) - denoiser(x.double(), 0.1)).abs().max() > 0
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 1, 8, 8, dtype=torch.uint8), np.zeros((1, 1, 8, 8))])
+def test_plug_and_play_takes_float_tensors(x: object) -> None:
+    with pytest.raises(ModnasError, match=r"^x is .*; give a float tensor \[N, C, H, W\] in \[0, 1\]$"):
+        PlugAndPlay(conditioned_net())(x, 0.1)
 
 
 def half_quadratic_splitting(y: Tensor, mask: Tensor, denoiser: PlugAndPlay) -> Tensor:

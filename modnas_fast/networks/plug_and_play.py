@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from modnas_fast.errors import ModnasError
+from modnas_fast.images.degradations import as_level
 from modnas_fast.networks.conditioned import ConditionedNet
+from modnas_fast.networks.levels import suggestion
 from modnas_fast.networks.weights import load
 
 
@@ -16,17 +18,19 @@ class PlugAndPlay(nn.Module):
     """`denoiser(x, sigma)` as deepinv, DPIR and unrolled algorithms call it: differentiable, on any device.
 
     Args:
-        model: a network for every σ, the name of a shipped one, or its weight file.
+        model: a network for every σ, the name of a shipped one, or its weight file. The shipped ones were trained for
+            σ from 0 to 55/255; beyond that they run, and remove too little.
 
     Raises:
-        ModnasError: as `load`, or a network for a single σ.
+        ModnasError: as `load`, or a network that is not told σ.
     """
 
     def __init__(self, model: ConditionedNet | str | os.PathLike[str]) -> None:
         super().__init__()
         net = model if isinstance(model, nn.Module) else load(model)
         if not isinstance(net, ConditionedNet):
-            raise ModnasError(f"model {model} is for one level of noise; plug-and-play needs one for every σ")
+            name = type(model).__name__ if isinstance(model, nn.Module) else os.fspath(model)
+            raise ModnasError(f"model {name} is not told σ; plug-and-play needs one for every σ: {suggestion(None)}")
         self.net = net
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -35,15 +39,25 @@ class PlugAndPlay(nn.Module):
         Args:
             x: float [N, C, H, W], nominally in [0, 1]. A gray model takes any C and runs every channel by itself.
             sigma: the noise's standard deviation in x's unit (25/255, say; deepinv's convention): a number, or a tensor
-                of one or of N elements.
+                of one or of N elements, whose values are not looked at.
 
         Returns:
-            The estimates, of x's shape, not clipped.
+            The estimates, of x's shape and dtype, not clipped; computed in the network's dtype (`.double()` changes it).
+
+        Raises:
+            ModnasError: x is no float tensor of this shape, or sigma is no number from 0 to 1 and no such tensor.
         """
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1) * 255
-        if self.net.channels_in > 1 or x.ndim != 4:
-            return self.net(x, level)
-        planes = x.reshape(-1, 1, *x.shape[2:])
-        if level.numel() > 1:
-            level = level.repeat_interleave(x.shape[1])
-        return self.net(planes, level).reshape(x.shape)
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ModnasError(f"x is {kind}; give a float tensor [N, C, H, W] in [0, 1]")
+        if not isinstance(sigma, Tensor):
+            sigma = as_level(sigma, "in x's unit")
+            if sigma > 1:
+                raise ModnasError(f"sigma is {sigma:g}; σ is in x's unit: divide by 255")
+        y = x.to(self.net.dtype)
+        level = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).reshape(-1) * 255
+        if self.net.channels_in == 1 and y.ndim == 4:
+            y = y.reshape(-1, 1, *y.shape[2:])
+            if level.numel() > 1:
+                level = level.repeat_interleave(x.shape[1])
+        return self.net(y, level).reshape(x.shape).to(x.dtype)
