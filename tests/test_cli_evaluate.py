@@ -77,9 +77,27 @@ def test_rgb_and_jpeg(folder: Path, capsys: Capture) -> None:
     assert main(["evaluate", "--data", str(folder), "--jpeg", "20", "--json"]) == 0
     captured = capsys.readouterr()
     document = json.loads(captured.out)
-    assert (document["sigma"], document["jpeg"]) == (None, 20)
-    assert "was trained for σ = 0 to 55" in captured.err
+    assert (document["model"], document["sigma"], document["jpeg"]) == ("modnas-ar-t1-gray-jpeg20", None, 20)
+    assert "was trained for" not in captured.err
     assert document["mean"]["psnr"] != rgb
+    for others, model in ((["--jpeg", "50"], "modnas-b-t1-gray"), (["--jpeg", "20", "--rgb"], "modnas-b-t1-rgb")):
+        assert main(["evaluate", "--data", str(folder), *others, "--json"]) == 0
+        captured = capsys.readouterr()
+        assert json.loads(captured.out)["model"] == model
+        assert f"{model} was trained for σ = 0 to 55" in captured.err
+
+
+def test_json_without_noise_is_json(tmp_path: Path, capsys: Capture) -> None:
+    """Where nothing is changed PSNR is infinite, and an image below 11×11 pixels has no SSIM: null, both."""
+    Image.fromarray(np.full((8, 8), 100, np.uint8)).save(tmp_path / "flat.png")
+    assert main(["evaluate", "--data", str(tmp_path), "--sigma", "0", "--json"]) == 0
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    document = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert document["mean"] == {"psnr": None, "ssim": None}
+    assert (document["images"][0]["psnr"], document["images"][0]["ssim"]) == (None, None)
 
 
 def test_identity_scores_the_noise_itself(folder: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             _save(Path(arguments.save_images) / Path(score.name).with_suffix(".png"), score)
     progress.clear()
     if arguments.json:
-        print(json.dumps(_document(arguments, denoiser.name, str(denoiser.device), scores), indent=2))
+        print(json.dumps(_document(arguments, denoiser.name, str(denoiser.device), scores), indent=2, allow_nan=False))
     elif arguments.csv:
         _write_csv(scores)
     else:
@@ -103,13 +104,22 @@ def _denoiser(arguments: argparse.Namespace) -> Denoiser | BaselineDenoiser:
         if arguments.weights is not None:
             raise ModnasError("--weights belongs to --baseline; give a weight file of this package as --model")
         tile = tile_size(arguments.tile)
-        denoiser = Denoiser(arguments.model, arguments.device, tile, arguments.x8, sigma)
+        model = arguments.model or next(iter(_models_for_jpeg(arguments)), None)
+        denoiser = Denoiser(model, arguments.device, tile, arguments.x8, sigma)
         return denoiser.for_channels(3 if arguments.rgb else 1)
     from modnas_fast.engine.baseline import BaselineDenoiser
 
     if arguments.model is not None or arguments.tile != "auto" or arguments.x8:
         raise ModnasError("--baseline runs a network of its own on whole images: leave --model, --tile and --x8 out")
     return BaselineDenoiser(arguments.baseline, arguments.weights, sigma, arguments.rgb, arguments.device)
+
+
+def _models_for_jpeg(arguments: argparse.Namespace) -> list[str]:
+    """The shipped models for this quality of JPEG; those for noise are `Denoiser`'s to choose."""
+    from modnas_fast.networks import models_for
+
+    kind, level = _degradation(arguments)
+    return models_for(kind, level, 3 if arguments.rgb else 1) if kind == "jpeg" else []
 
 
 def _save(path: Path, score: Score) -> None:
@@ -130,9 +140,14 @@ def _document(arguments: argparse.Namespace, model: str, device: str, scores: li
         "jpeg": arguments.jpeg,
         "pairs": arguments.pairs,
         "device": device,
-        "mean": {"psnr": psnr, "ssim": ssim},
-        "images": [{"name": s.name, "psnr": s.psnr, "ssim": s.ssim, "ms": s.ms} for s in scores],
+        "mean": {"psnr": _finite(psnr), "ssim": _finite(ssim)},
+        "images": [{"name": s.name, "psnr": _finite(s.psnr), "ssim": _finite(s.ssim), "ms": s.ms} for s in scores],
     }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity, the PSNR of what is equal, and no NaN, the SSIM of what is too small for one."""
+    return value if math.isfinite(value) else None
 
 
 def _write_csv(scores: list[Score]) -> None:

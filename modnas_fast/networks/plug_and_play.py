@@ -19,7 +19,7 @@ class PlugAndPlay(nn.Module):
 
     Args:
         model: a network for every σ, the name of a shipped one, or its weight file. The shipped ones were trained for
-            σ from 0 to 55/255; beyond that they run, and remove too little.
+            σ from 0 to 55/255.
 
     Raises:
         ModnasError: as `load`, or a network that is not told σ.
@@ -42,7 +42,7 @@ class PlugAndPlay(nn.Module):
                 of one or of N elements, whose values are not looked at.
 
         Returns:
-            The estimates, of x's shape and dtype, not clipped; computed in the network's dtype (`.double()` changes it).
+            The estimates, of x's shape and dtype, not clipped; the network computes in its own dtype (see `.double()`).
 
         Raises:
             ModnasError: x is no float tensor of this shape, or sigma is no number from 0 to 1 and no such tensor.
