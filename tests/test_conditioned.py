@@ -178,7 +178,10 @@ def test_the_engine_at_a_level(weight_file: Path) -> None:
 @pytest.mark.parametrize(("stages", "channels"), [(1, 1), (2, 3)])
 def test_exports_take_the_level_as_an_input(stages: int, channels: int) -> None:
     net = conditioned_net(stages, channels, Genotype.load("modnas-b"))
-    session = onnxruntime.InferenceSession(build_onnx(net, {}).SerializeToString(), providers=["CPUExecutionProvider"])
+    model = build_onnx(net, {})
+    assert "standard deviation in each image, on the 0-255 scale" in model.graph.input[1].doc_string
+    assert "in [0, 1]" in model.graph.input[0].doc_string
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     program = export_program(net).module()
     for size, sigma in (((13, 30), [5.0, 55.0]), ((8, 1), [25.0]), ((24, 24), [0.0])):
         y, levels = torch.rand(len(sigma), channels, *size), torch.tensor(sigma)

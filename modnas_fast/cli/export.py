@@ -1,7 +1,8 @@
 """Write a trained network as one file that runs without this package: ONNX, or a PyTorch exported program.
 
 Either takes float32 [batch, channels, height, width] in [0, 1] with any batch, height and width of at least 1, and
-gives the estimates, not clipped. The metadata in the file say what the model is for. ONNX needs the extra `onnx`.
+gives the estimates, not clipped. A model for every σ has a second input, `sigma`: float32 [batch], 0–255 scale. The
+metadata in the file say what the model is for. ONNX needs the extra `onnx`.
 """
 
 from __future__ import annotations

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 OPSET = 23  # of 2025; what today's runtimes read
 _IR_VERSION = 11
 INPUT, LEVEL, OUTPUT = "noisy", "sigma", "clean"
+_MEANINGS = {
+    INPUT: "noisy images, in [0, 1]",
+    LEVEL: "the noise's standard deviation in each image, on the 0-255 scale",
+    OUTPUT: "the estimates, not clipped",
+}
 
 
 def build_onnx(net: DerivedNet, metadata: Mapping[str, str]) -> ModelProto:
@@ -58,7 +63,10 @@ def build_onnx(net: DerivedNet, metadata: Mapping[str, str]) -> ModelProto:
     shape: list[str | int | None] = ["batch", net.channels_in, "height", "width"]
     inputs = {INPUT: shape} | ({LEVEL: ["batch"]} if isinstance(net, ConditionedNet) else {})
     described = [
-        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, axes) for name, axes in values.items()]
+        [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, axes, doc_string=_MEANINGS[name])
+            for name, axes in values.items()
+        ]
         for values in (inputs, {OUTPUT: shape})
     ]
     graph = onnx.helper.make_graph(builder.nodes, "modnas_fast", described[0], described[1], builder.constants)
