@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from modnas_fast.images.files import (
+    Frame,
     ImageError,
     ImageFile,
     check_writable,
@@ -28,6 +29,14 @@ from tests.image_samples import (
 )
 
 pytestmark = pytest.mark.usefixtures("nothing_printed")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".webp", ".bmp", ".npy"])
+def test_any_order_in_memory(tmp_path, suffix):
+    """MATLAB's arrays are column by column."""
+    columns = np.asfortranarray(samples("uint8", 3))
+    write_image(tmp_path / f"a{suffix}", ImageFile((Frame(columns),)))
+    np.testing.assert_array_equal(read_samples(tmp_path / f"a{suffix}"), columns)
 
 
 def test_refusals_before_and_at_writing(tmp_path):

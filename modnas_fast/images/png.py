@@ -62,7 +62,7 @@ def encode_png(image: ImageFile, stream: BinaryIO) -> None:
     import imagecodecs
 
     metadata = image.metadata
-    encoded = imagecodecs.png_encode(image.frames[0].samples)
+    encoded = imagecodecs.png_encode(np.ascontiguousarray(image.frames[0].samples))
     carried = b""
     if metadata.icc_profile is not None:
         carried += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile))
