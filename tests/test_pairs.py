@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,39 @@ def test_patches_are_aligned(tmp_path: Path) -> None:
     degraded, patches, _ = PairSampler(clean, 16, "pairs", (), torch.device("cpu"), 0, partners=noisy).sample(32)
     torch.testing.assert_close(degraded, 1 - patches)
     assert patches.unique().numel() > 100
+
+
+def cut(*arguments: object) -> subprocess.CompletedProcess[str]:
+    script = Path(__file__).parent.parent / "examples" / "cut-pairs.py"
+    command = [sys.executable, str(script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_pairs_are_cut(tmp_path: Path) -> None:
+    """Crops are pairs again, of the same places in both photos; none is replaced unless it is asked for."""
+    folder, output = make_pairs(tmp_path / "sidd", 2), tmp_path / "crops"
+    finished = cut(folder, output, "--size", 8)
+    assert finished.stdout == f"12 pairs of crops of 2 pairs in {output}\n"  # of 24×20: three by two, twice
+    assert "100%" in finished.stderr
+    crops = {name: photos for name, *photos in PairedSet([output], 3, ("GT", "NOISY"))}
+    assert len(crops) == 12
+    for name, *photos in PairedSet([folder], 3, ("GT", "NOISY")):
+        for top in (0, 8, 16):
+            for left in (0, 8):
+                cropped = crops[name.replace(".png", f"_{top}_{left}.png")]
+                for whole, crop in zip(photos, cropped, strict=True):
+                    np.testing.assert_array_equal(crop, whole[top : top + 8, left : left + 8])
+
+    again = cut(folder, output, "--size", 8)
+    assert again.returncode == 2
+    assert "0000_S6/0001_GT_SRGB_010_0_0.png: exists already; overwrite it (--overwrite" in again.stderr
+    assert cut(folder, output, "--size", 8, "--overwrite").returncode == 0
+    assert "4 pairs of crops" in cut(folder, tmp_path / "few", "--size", 8, "--crops", 2).stdout
+    for arguments, says in ((["--size", 25], "no photo has 25×25 pixels; lower --size"), (["--size", 0], "at least 1")):
+        refused = cut(folder, tmp_path / "none", *arguments)
+        assert refused.returncode == 2
+        assert says in refused.stderr
+        assert "Traceback" not in refused.stderr
 
 
 @pytest.fixture

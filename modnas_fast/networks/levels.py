@@ -44,7 +44,7 @@ def suggestion(sigma: float | None) -> str:
 
 
 def check_level(sigma: float | None, trained_for: Degradation | None, name: str, told: bool = False) -> None:
-    """Raise `ModnasError`, with what to use instead, if a network was trained for other noise than σ (0–255 scale).
+    """Raise `ModnasError` if σ (0–255 scale) is no level, or, with what to use instead, if a network is not for it.
 
     Args:
         sigma: None asks nothing.
@@ -52,7 +52,10 @@ def check_level(sigma: float | None, trained_for: Degradation | None, name: str,
         name: what the error calls the network.
         told: it cannot run without a σ.
     """
-    if sigma is None or trained_for is None or trained_for.covers("awgn", sigma):
+    if sigma is None:
+        return
+    sigma = as_level(sigma)
+    if trained_for is None or trained_for.covers("awgn", sigma):
         return
     anyway = "" if told else ", or leave sigma out to use this one all the same"
     raise ModnasError(f"model {name} was trained for {trained_for}, not for σ = {sigma:g}; {suggestion(sigma)}{anyway}")
@@ -70,6 +73,5 @@ def plain_net(net: DerivedNet, sigma: float | None, name: str) -> DerivedNet:
             return net
         levels = f" ({net.degradation})" if net.degradation else ""
         raise ModnasError(f"model {name} is for every level of noise{levels} and has to be told: give sigma")
-    sigma = as_level(sigma)
     check_level(sigma, net.degradation, name, told)
     return net.at(sigma) if isinstance(net, ConditionedNet) else net
