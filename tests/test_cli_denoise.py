@@ -119,7 +119,7 @@ def test_impossible_outputs_are_refused_before_any_work(
         ([str(tmp_path / "a.png"), "-o", str(tmp_path / "o.gif")], "cannot be written as .gif; choose from .png"),
         ([str(tmp_path / "a.png"), str(tmp_path / "a.bmp"), "-o", str(tmp_path / "o"), "--ext", "tif"], "both become"),
         ([str(tmp_path / "none.png"), "-o", str(tmp_path / "o")], "does not exist"),
-        ([str(tmp_path / "a.png"), "-o", str(tmp_path / "o"), "--sigma", "60"], "not for σ = 60"),
+        ([str(tmp_path / "a.png"), "-o", str(tmp_path / "o"), "--sigma", "60"], "no shipped model is for σ = 60"),
         ([str(tmp_path / "a.png"), "-o", str(tmp_path / "o"), "--tile", "x"], "--tile is 'x'"),
         ([str(tmp_path / "a.png"), "-o", str(tmp_path / "o"), "--model", "x"], "model 'x'"),
     ):

@@ -19,27 +19,27 @@ def models_for(kind: str, level: float | None, channels_in: int | None = None) -
     """
     return [
         name
-        for name, trained_for in _trained_for(channels_in).items()
-        if (trained_for.covers(kind, level) if level is not None else trained_for.kind == kind and trained_for.between)
+        for name, (trained_for, channels) in _shipped().items()
+        if trained_for.kind == kind
+        and (trained_for.between if level is None else trained_for.covers(kind, level))
+        and channels_in in (None, channels)
     ]
 
 
-def _trained_for(channels_in: int | None = None) -> dict[str, Degradation]:
+def _shipped() -> dict[str, tuple[Degradation, int]]:
+    """What each shipped model was trained for, and its image channels."""
     cards = {name: read_card(path) for name, path in shipped_models().items()}
     return {
-        name: Degradation.from_mapping(card["degradation"])
-        for name, card in cards.items()
-        if channels_in in (None, card["channels_in"])
+        name: (Degradation.from_mapping(card["degradation"]), int(card["channels_in"])) for name, card in cards.items()
     }
 
 
 def suggestion(sigma: float | None) -> str:
     """What to do about noise of σ (0–255 scale; None: of every σ) instead, for the end of an error."""
-    names = models_for("awgn", sigma)
+    shipped, names = _shipped(), models_for("awgn", sigma)
     if names:
-        channels = {name: read_card(shipped_models()[name])["channels_in"] for name in names}
-        return "use " + " or ".join(f"{name} ({'RGB' if channels[name] == 3 else 'gray'})" for name in names)
-    levels = [level for trained in _trained_for().values() if trained.kind == "awgn" for level in trained.levels]
+        return "use " + " or ".join(f"{name} ({'RGB' if shipped[name][1] == 3 else 'gray'})" for name in names)
+    levels = [level for trained, _ in shipped.values() if trained.kind == "awgn" for level in trained.levels]
     return f"give a σ from {min(levels):g} to {max(levels):g}, for which there are shipped models, gray and RGB"
 
 
