@@ -74,7 +74,7 @@ def test_what_it_may_start_from(conditioned: Settings, settings: Settings, tmp_p
     ("levels", "degradation", "expected"),
     [
         ((0, 55), {"degradation": "pairs", "levels": []}, 10),
-        ((20, 55), {"degradation": "jpeg", "levels": [20, 90]}, 20),
+        ((20, 55), {"degradation": "jpeg", "levels": [80]}, 20),
     ],
 )
 def test_without_a_sigma_it_starts_from_a_moderate_one(
@@ -87,7 +87,7 @@ def test_without_a_sigma_it_starts_from_a_moderate_one(
     """A JPEG's quality is no σ, and pairs have no level at all."""
     torch.manual_seed(3)
     start = ConditionedNet(TINY)
-    torch.nn.init.normal_(start.stages[0].level_weight)
+    torch.nn.init.constant_(start.stages[0].log_lambda, 3)  # δ = 0.97, 0.89 and 0.34 at σ = 10, 20 and 80
     start.degradation = Degradation("awgn", levels, between=True)
     save_weights(tmp_path / "start.safetensors", start)
     for part in ("GT", "NOISY"):
