@@ -97,7 +97,7 @@ class _Search:
             say(f"going on from {found} at step {self.state.counters.step}")
         self.started, self.work_at_start = time.perf_counter(), self._work(self.state.counters.step)
         size = sum(parameter.numel() for parameter in self.net.parameters())
-        if advice := precision_advice(config.precision, here.device):
+        if advice := precision_advice(config.precision, here.device, converts=True):
             say(advice)
         say(
             f"{size:,} parameters; {' + '.join(str(s.clean.image_count) for s in self.samplers.values())} images; "

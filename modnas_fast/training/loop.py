@@ -96,7 +96,7 @@ class _Run:
         if checkpoint.exists():
             load_checkpoint(checkpoint, self.state, config)
             say(f"resuming {self.folder} at step {self.state.step}")
-        if advice := precision_advice(config.precision, device):
+        if advice := precision_advice(config.precision, device, converts=False):
             say(advice)
         say(
             f"{sum(p.numel() for p in self.net.parameters()):,} parameters, {self.sampler.clean.image_count} images, "
