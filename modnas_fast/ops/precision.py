@@ -29,7 +29,7 @@ def convolution_dtype(offered: torch.dtype, device: torch.device) -> torch.dtype
 
 @functools.cache
 def _is_faster(dtype: torch.dtype) -> bool:
-    """Whether a 3×3 convolution of 48 channels takes clearly less time in `dtype` than in float32; best of some runs."""
+    """Whether a 3×3 convolution of 48 channels takes clearly less time in `dtype` than in float32; best of some."""
     x = torch.zeros(2, 48, 32, 32, dtype=dtype).to(memory_format=torch.channels_last)
     weight = torch.zeros(48, 48, 3, 3)
     fastest: dict[torch.dtype, float] = {}
