@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from modnas_fast.bench.compare import FASTER, SAME, SLOWER, compare, mann_whitney
+from modnas_fast.bench.compare import FASTER, SAME, SLOWER, compare, left_out, mann_whitney
 from modnas_fast.bench.rows import Row
 from modnas_fast.cli import main
 
@@ -62,9 +62,31 @@ def test_what_differs_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixt
     for file, dtype in zip(files, ("float32", "bfloat16"), strict=True):
         file.write_text(json.dumps([row(base, dtype=dtype)]))
     assert main(["bench", "compare", *map(str, files)]) == 2
-    assert "have no timed row in common" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "have no timed row in common (rows only in A: 1, only in B: 1; where only settings differ, " in error
+    assert error.endswith("these do: dtype)\n")
     files[1].write_text(json.dumps([row([2 * x for x in base], dtype="float32")]))
     assert main(["bench", "compare", *map(str, files)]) == 0
     printed = capsys.readouterr().out
     assert "slower" in printed
     assert "2.000           0 faster, 1 slower, 0 no difference shown" in printed
+
+
+def test_outcomes_make_no_row_another() -> None:
+    """Which layout was the faster, whether weights were at hand, what rate came out."""
+    base = [10.0, 10.2, 10.1, 9.9, 10.05]
+    outcomes = {"layout": "contiguous", "trained": False, "gmac_s": 3.0, "roofline": 0.4, "p99_ms": 11.0}
+    others = {"layout": "channels_last", "trained": True, "gmac_s": 9.0, "roofline": 0.8, "p99_ms": 9.0}
+    (one,) = compare([row(base, **outcomes)], [row([2 * x for x in base], **others)])
+    assert one.verdict == SLOWER
+    (one,) = compare([row(base, dtype="float32")], [{"dtype": "float32", **row(base)}])  # entries in another order
+    assert one.verdict == SAME
+
+
+def test_rows_of_one_file_alone_are_counted_and_their_settings_named() -> None:
+    base = [10.0, 10.2, 10.1, 9.9, 10.05]
+    before = [row(base, backend=name, crop=128) for name in ("a", "b")]
+    after = [row(base, backend="a", crop=128), *(row(base, backend=name, crop=64) for name in ("b", "c"))]
+    assert left_out(before, after) == "rows only in A: 1, only in B: 2; where only settings differ, these do: crop"
+    assert left_out(before, before) == ""
+    assert left_out(before, []) == "rows only in A: 2, only in B: 0"

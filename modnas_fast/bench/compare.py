@@ -15,7 +15,8 @@ _LEVEL = 0.01  # of the test: one row in a hundred errs
 _SMALLEST = 0.03  # a share below which a difference is not called one, however sure
 _EXACT = 20
 _FEWEST = 5  # samples on either side that the test needs
-_OUTCOMES = {"samples_ms", "median_ms", "p20_ms", "p80_ms", "peak_mib", "error", "psnr", "ssim", "names", "pixels"}
+_TIMES = {"samples_ms", "median_ms", "p20_ms", "p80_ms", "p99_ms", "gmac_s", "roofline", "gb_per_s", "copy_gb_per_s"}
+_RESULTS = {"peak_mib", "error", "psnr", "ssim", "names", "pixels", "layout", "trained", "weights", "protocol_hours"}
 _CIRCUMSTANCES = {"versions", "commit", "date", "machine"}
 
 
@@ -45,6 +46,26 @@ def compare(before: Sequence[Row], after: Sequence[Row]) -> list[Difference]:
     """
     earlier, later = _by_key(before), _by_key(after)
     return [_difference(key, earlier[key], later[key]) for key in earlier if key in later]
+
+
+def left_out(before: Sequence[Row], after: Sequence[Row]) -> str:
+    """How many timed rows stand in one file alone, and by which settings they miss their nearest; empty for none."""
+    earlier, later = _by_key(before), _by_key(after)
+    alone = [_what(row) for key, row in earlier.items() if key not in later]
+    others = [_what(row) for key, row in later.items() if key not in earlier]
+    if not alone and not others:
+        return ""
+    text = f"rows only in A: {len(alone)}, only in B: {len(others)}"
+    nearest = [
+        min((_differing(row, other) for other in others if other.get("op") == row.get("op")), key=len, default=())
+        for row in alone
+    ]
+    keys = dict.fromkeys(key for found in nearest for key in found)
+    return f"{text}; where only settings differ, these do: {', '.join(keys)}" if keys else text
+
+
+def _differing(row: Row, other: Row) -> tuple[str, ...]:
+    return tuple(key for key in {**row, **other} if row.get(key) != other.get(key))
 
 
 def table(differences: Sequence[Difference]) -> Iterator[str]:
@@ -102,9 +123,14 @@ def _by_key(rows: Sequence[Row]) -> Mapping[str, Row]:
 
 
 def _key(row: Row) -> str:
-    """What was measured: everything but what came out and when."""
-    what = {key: value for key, value in row.items() if key not in _OUTCOMES | _CIRCUMSTANCES}
-    return ", ".join(f"{_plain(value)}" if key == "op" else f"{key} {_plain(value)}" for key, value in what.items())
+    """What was measured, in words, whatever the order of the row's entries."""
+    what = sorted(_what(row).items(), key=lambda item: (item[0] != "op", item[0]))
+    return ", ".join(f"{_plain(value)}" if key == "op" else f"{key} {_plain(value)}" for key, value in what)
+
+
+def _what(row: Row) -> Row:
+    """Everything but what came out and when."""
+    return {key: value for key, value in row.items() if key not in _TIMES | _RESULTS | _CIRCUMSTANCES}
 
 
 def _plain(value: Any) -> str:

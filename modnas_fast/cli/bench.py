@@ -136,14 +136,18 @@ def _data_set(text: str) -> tuple[str, Path]:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from modnas_fast.bench.compare import compare, table
+    from modnas_fast.bench.compare import compare, left_out, table
     from modnas_fast.bench.rows import read_rows
 
-    differences = compare(read_rows(arguments.before), read_rows(arguments.after))
+    before, after = read_rows(arguments.before), read_rows(arguments.after)
+    differences, alone = compare(before, after), left_out(before, after)
     if not differences:
-        raise ModnasError(f"{arguments.before} and {arguments.after} have no timed row in common")
+        why = alone or "neither has any"
+        raise ModnasError(f"{arguments.before} and {arguments.after} have no timed row in common ({why})")
     for line in table(differences):
         print(line)
+    if alone:
+        print(alone)
     return 0
 
 
