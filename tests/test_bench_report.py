@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness import RESULTS
-from modnas_fast.bench.report import load_results, readme_tables, render_html, render_markdown, renewed
+from modnas_fast.bench.report import Section, load_results, readme_tables, render_html, render_markdown, renewed, sections
 from modnas_fast.bench.rows import Row
 from modnas_fast.bench.tables import own_tables
 from modnas_fast.cli import main
@@ -33,35 +33,78 @@ document.title = JSON.stringify([...document.querySelectorAll("svg")].map(svg =>
 </script>"""
 
 
-def committed() -> dict[str, list[Row]]:
+HERE = {"versions": {}, "machine": "m", "threads": 2, "commit": "c"}
+
+
+def committed() -> list[Section]:
     return load_results([RESULTS])
 
 
 def test_the_readme_shows_the_results() -> None:
     """After `modnas-fast bench report --readme README.md` it does."""
     text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"<!-- bench: ([\w-]+) -->", text), "README has no table of results"
+    assert re.findall(r"<!-- bench: ([^\n]+) -->", text), "README has no table of results"
     assert renewed(text, readme_tables(committed())) == text
 
 
+def test_another_machine_s_results_leave_the_readme_as_it_is() -> None:
+    """Even where they come first."""
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    elsewhere = [
+        part
+        for section in committed()
+        for part in sections("amd", [{**row, "machine": "amd-epyc-26-2-2cores"} for row in section.rows])
+    ]
+    tables = readme_tables([*elsewhere, *committed()])
+    assert renewed(text, tables) == text
+    assert "training @ amd-epyc-26-2-2cores" in tables
+
+
 def test_a_readme_s_tables_are_replaced_and_nothing_else() -> None:
-    text = "before\n<!-- bench: denoise -->\n| old |\n<!-- end of bench -->\nafter\n"
-    assert renewed(text, {"denoise": "| new |\n"}) == text.replace("old", "new")
-    with pytest.raises(ModnasError, match="no results for the table 'denoise'; there are supernet"):
+    text = "before\n<!-- bench: denoise @ here -->\n| old |\n<!-- end of bench -->\nafter\n"
+    assert renewed(text, {"denoise @ here": "| new |\n"}) == text.replace("old", "new")
+    with pytest.raises(ModnasError, match="no results for the table 'denoise @ here'; there are supernet"):
         renewed(text, {"supernet": ""})
 
 
 def test_markdown_has_every_row_that_is_latest() -> None:
     rows = [
-        {"op": "step", "backend": b, "median_ms": ms, "versions": {}, "machine": "m", "threads": 2, "commit": "c"}
+        {"op": "step", "backend": b, "median_ms": ms, **HERE}
         for b, ms in (("ours", 900.0), ("ours", 1234.0), ("theirs", 0.5))
     ]
-    text = render_markdown({"m": rows})
+    text = render_markdown(sections("m.json", rows))
     assert "| ours |" in text
     assert "1.23 s" in text
     assert "500 µs" in text
     assert "900" not in text
-    assert readme_tables({"m": rows}).keys() == {"step"}
+    assert readme_tables(sections("m.json", rows)).keys() == {"step @ m"}
+
+
+def test_places_are_apart() -> None:
+    """Rows of one file that were measured on two machines, or on a CPU and a GPU, share no table."""
+    rows = [
+        {"op": "step", "backend": "ours", "median_ms": ms, **HERE, **where}
+        for ms, where in ((1.0, {}), (2.0, {"machine": "n"}), (3.0, {"device": "GPU"}), (4.0, {"device": "cpu"}))
+    ]
+    found = sections("rows.json", rows)
+    assert [section.title for section in found] == ["m (rows)", "n (rows)", "m, GPU (rows)"]
+    assert [[row["median_ms"] for row in section.rows] for section in found] == [[1.0, 4.0], [2.0], [3.0]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "has no rows; modnas-fast bench measures some"),
+        ('[{"op": "x"}]', "row 1 has no 'machine'; results are what modnas-fast bench writes"),
+        ('{"op": "x"}', "results are a JSON list of objects"),
+    ],
+)
+def test_files_without_our_rows_are_told(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.json").write_text(content)
+    assert main(["bench", "report", str(tmp_path), "-o", str(tmp_path / "page.md")]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -116,7 +159,8 @@ def test_verbs_of_a_checkout(
 def test_the_engine_beside_pytorch_by_size_only_within_one_run() -> None:
     def row(backend: str, size: int, ms: float, date: str) -> Row:
         shape = [1, 1, size, size]
-        return {"op": "denoise", "backend": backend, "shape": shape, "median_ms": ms, "peak_mib": 300.2, "date": date}
+        same = {"op": "denoise", "shape": shape, "peak_mib": 300.2, **HERE}
+        return {**same, "backend": backend, "median_ms": ms, "date": date}
 
     rows = [row("torch", 512, 990, "old"), row("torch", 256, 188, "old"), row("engine", 256, 40, "new")]
     (table,) = own_tables([*rows, row("torch", 256, 160, "new")])
@@ -129,9 +173,9 @@ def test_the_engine_beside_pytorch_by_size_only_within_one_run() -> None:
 
 
 def test_training_is_compared_within_one_run() -> None:
-    def row(way: str, ms: float, date: str) -> Row:
-        same = {"op": "training step", "mode": "T=1", "dtype": "float32", "shape": [16, 1, 64, 64], "device": "cpu"}
-        return {**same, "backend": way, "median_ms": ms, "machine": "m", "threads": 2, "date": date}
+    def row(way: str, ms: float, date: str, batch: int = 16) -> Row:
+        same = {"op": "training step", "mode": "T=1", "dtype": "float32", "device": "cpu", **HERE}
+        return {**same, "shape": [batch, 1, 64, 64], "backend": way, "median_ms": ms, "date": date}
 
     (table,) = own_tables([row("channels_last", 400, "old"), row("fast_convolutions", 200, "old")])
     assert table.rows == [
@@ -140,3 +184,16 @@ def test_training_is_compared_within_one_run() -> None:
     ]
     (table,) = own_tables([row("channels_last", 400, "old"), row("fast_convolutions", 200, "new")])
     assert table.rows[1] == ("fast_convolutions", "float32", "200 ms", "80")
+    usual, other = own_tables([row("channels_last", 400, "old"), row("channels_last", 100, "new", batch=4)])
+    assert usual.rows == [("channels_last", "float32", "400 ms", "40")]
+    assert other.title == "One step of training, other shapes"
+    assert other.rows == [("channels_last", "T=1", "float32", "4×1×64×64", "2", "100 ms", "c")]
+
+
+def test_rows_stand_in_one_table() -> None:
+    common = {"op": "denoise", "mode": "whole image", "dtype": "float32", "shape": [1, 1, 64, 64], **HERE}
+    rows = [{**common, "backend": name, "median_ms": ms, "date": "d"} for name, ms in (("engine", 1.0), ("mnn", 2.0))]
+    (table,) = own_tables(rows)
+    assert (table.name, table.rows) == ("engine", [("engine", "1 ms (2.00×)"), ("mnn", "2 ms")])
+    _, later = own_tables([*rows, {**rows[0], "date": "e"}])  # alone, so there is no rival to compare it with
+    assert (later.title, len(later.rows)) == ("Denoising, other runs", 1)

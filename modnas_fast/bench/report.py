@@ -5,37 +5,91 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from modnas_fast.atomic import write_atomically
 from modnas_fast.bench.figures import quality_chart, rival_groups, roofline_chart, speed_chart
 from modnas_fast.bench.paper import MACHINE, SETTINGS, TIME
-from modnas_fast.bench.rows import Row, read_rows
-from modnas_fast.bench.tables import Table, own_tables, paper_tables
+from modnas_fast.bench.rows import Row, place_of, read_rows
+from modnas_fast.bench.tables import Table, counted, own_tables, paper_tables
 from modnas_fast.bench.verdicts import LEGEND
 from modnas_fast.errors import ModnasError
 from modnas_fast.search.report_style import Page
 
 GENERATOR = '<meta name="generator" content="modnas-fast bench report">'
-_MARKED = re.compile(r"(<!-- bench: (?P<name>[\w-]+) -->\n)(?P<table>.*?)(<!-- end of bench -->)", re.DOTALL)
+_MARKED = re.compile(r"(<!-- bench: (?P<name>[^\n]+) -->\n)(?P<table>.*?)(<!-- end of bench -->)", re.DOTALL)
+_NEEDED = ("op", "machine", "threads", "versions", "commit")  # of a row; `circumstances` gives all but op
 
-Results = dict[str, list[Row]]  # a file's name → its rows
+
+@dataclass(frozen=True)
+class Section:
+    """What a file has of one place (`place_of`): a chapter of the report."""
+
+    file: str
+    place: str
+    rows: Sequence[Row]
+
+    @property
+    def is_paper(self) -> bool:
+        return any(row["op"] == SETTINGS for row in self.rows)
+
+    @property
+    def title(self) -> str:
+        usual = self.file.removeprefix("paper-") == self.rows[0]["machine"]
+        text = self.place if usual else f"{self.place} ({self.file})"
+        return f"The paper’s tables, {text}" if self.is_paper else text
+
+    @property
+    def conditions(self) -> str:
+        last = self.rows[-1]
+        versions = ", ".join(f"{package} {version}" for package, version in last["versions"].items())
+        device, threads = last.get("device", "cpu"), counted(last["threads"], "thread")
+        text = f"{device}, {threads}; {versions}; last at commit {last['commit']}"
+        if self.is_paper:
+            times = [row for row in self.rows if row["op"] == TIME and "failed" not in row]
+            images = min((len(row["samples_ms"]) for row in times), default=0)
+            crop = f"the middle {last['crop']}×{last['crop']} of each" if last["crop"] else "whole"
+            text += f"; Urban100: {counted(images, 'image')}, {crop}"
+        return text + "."
+
+    @property
+    def tables(self) -> list[Table]:
+        return paper_tables(self.rows) if self.is_paper else own_tables(self.rows)
 
 
-def load_results(paths: Sequence[str | os.PathLike[str]]) -> Results:
-    """The rows of files, and of the .json files in folders.
+def load_results(paths: Sequence[str | os.PathLike[str]]) -> list[Section]:
+    """What files, and the .json files in folders, have, place by place.
 
     Raises:
-        ModnasError: no file at all, or one that is no results file.
+        ModnasError: no file at all, or one that has no rows of ours.
     """
     files = [file for path in map(Path, paths) for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
     if not files:
         raise ModnasError(f"{', '.join(map(str, paths))}: no results file there")
-    return {file.stem: read_rows(file) for file in files}
+    return [section for file in files for section in sections(file, read_rows(file))]
 
 
-def write_report(results: Results, path: str | os.PathLike[str]) -> None:
+def sections(file: str | os.PathLike[str], rows: Sequence[Row]) -> list[Section]:
+    """A file's rows, place by place.
+
+    Raises:
+        ModnasError: there are none, or one does not say what every row of ours says.
+    """
+    if not rows:
+        raise ModnasError(f"{file}: has no rows; modnas-fast bench measures some")
+    for number, row in enumerate(rows, 1):
+        missing = next((key for key in _NEEDED if key not in row), None)
+        if missing:
+            raise ModnasError(f"{file}: row {number} has no {missing!r}; results are what modnas-fast bench writes")
+    places: dict[str, list[Row]] = {}
+    for row in rows:
+        places.setdefault(place_of(row), []).append(row)
+    return [Section(Path(file).stem, place, found) for place, found in places.items()]
+
+
+def write_report(results: Sequence[Section], path: str | os.PathLike[str]) -> None:
     """Write the page, or Markdown where `path` ends so; atomic. The same results give the same bytes.
 
     Raises:
@@ -56,43 +110,45 @@ def write_report(results: Results, path: str | os.PathLike[str]) -> None:
         raise ModnasError(f"{target}: cannot be written: {error.strerror}") from None
 
 
-def render_markdown(results: Results) -> str:
+def render_markdown(results: Sequence[Section]) -> str:
     """All tables, with their commands."""
     parts = ["# Benchmarks\n"]
-    for name, rows in results.items():
-        parts.append(f"## {_title(name, rows)}\n\n{_conditions(rows)}\n")
-        parts += [f"### {table.title}\n\n`{table.command}`\n\n{table.markdown()}\n" for table in _tables(rows)]
-        if _is_paper(rows):
+    for section in results:
+        parts.append(f"## {section.title}\n\n{section.conditions}\n")
+        for table in section.tables:
+            note = f"{table.note}\n\n" if table.note else ""
+            parts.append(f"### {table.title}\n\n{note}`{table.command}`\n\n{table.markdown()}\n")
+        if section.is_paper:
             parts.append(LEGEND + "\n")
     return "\n".join(parts)
 
 
-def render_html(results: Results) -> str:
+def render_html(results: Sequence[Section]) -> str:
     """The page: plots first, then tables, a file of results after the other, those of the paper's tables first."""
     page = Page()
     page.add('<header>\n<p class="kind">Benchmarks</p>\n<h1>modnas_fast, measured</h1>\n</header>')
-    for name, rows in sorted(results.items(), key=lambda item: not _is_paper(item[1])):
-        heading = f"<h2>{escape(_title(name, rows))}</h2>\n<p>{escape(_conditions(rows))}</p>"
+    for section in sorted(results, key=lambda section: not section.is_paper):
+        heading = f"<h2>{escape(section.title)}</h2>\n<p>{escape(section.conditions)}</p>"
         page.add(f'<header class="run">\n{heading}\n</header>')
-        _add_figures(page, rows)
-        for table in _tables(rows):
+        _add_figures(page, section)
+        for table in section.tables:
             page.add(table.html())
-        if _is_paper(rows):
+        if section.is_paper:
             page.add(f'<p class="box">{escape(LEGEND)}</p>')
     return page.document("modnas_fast, measured", GENERATOR)
 
 
-def readme_tables(results: Results) -> dict[str, str]:
-    """What README may show between its markers: name → Markdown; of several machines the first that has it."""
+def readme_tables(results: Sequence[Section]) -> dict[str, str]:
+    """What README may show between its markers: "NAME @ PLACE" → Markdown; of several files the first that has it."""
     tables: dict[str, str] = {}
-    for rows in results.values():
-        for table in _tables(rows):
-            tables.setdefault(table.name.replace(" ", "-"), table.markdown() + "\n")
+    for section in results:
+        for table in section.tables:
+            tables.setdefault(f"{table.name} @ {section.place}", table.markdown() + "\n")
     return tables
 
 
-def renew_readme(path: str | os.PathLike[str], results: Results) -> None:
-    """Replace what stands between `<!-- bench: NAME -->` and `<!-- end of bench -->` by the results' tables.
+def renew_readme(path: str | os.PathLike[str], results: Sequence[Section]) -> None:
+    """Replace what stands between `<!-- bench: NAME @ PLACE -->` and `<!-- end of bench -->` by the results' tables.
 
     Raises:
         ModnasError: the file cannot be read, or names a table that the results do not have.
@@ -115,18 +171,15 @@ def renewed(text: str, tables: dict[str, str]) -> str:
     return _MARKED.sub(replace, text)
 
 
-def _tables(rows: Sequence[Row]) -> list[Table]:
-    return paper_tables(rows) if _is_paper(rows) else own_tables(rows)
-
-
-def _add_figures(page: Page, rows: Sequence[Row]) -> None:
-    for title, svg, caption in _figures(rows):
+def _add_figures(page: Page, section: Section) -> None:
+    for title, svg, caption in _figures(section):
         page.figure(title, svg, caption, 3)
 
 
-def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
-    """(title, SVG, caption) of what these rows can show."""
-    if not _is_paper(rows):
+def _figures(section: Section) -> Iterator[tuple[str, str, str]]:
+    """(title, SVG, caption) of what its rows can show."""
+    rows = section.rows
+    if not section.is_paper:
         groups = rival_groups(rows)
         if groups:
             caption = (
@@ -150,22 +203,3 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
             "a cache: what fuses layers, or keeps them in caches, may pass the slope, and Winograd the roof. TNRD, "
             "whose work is exponentials, is left out.",
         )
-
-
-def _is_paper(rows: Sequence[Row]) -> bool:
-    return any(row.get("op") == SETTINGS for row in rows)
-
-
-def _title(name: str, rows: Sequence[Row]) -> str:
-    return f"The paper’s tables, {name.removeprefix('paper-')}" if _is_paper(rows) else name
-
-
-def _conditions(rows: Sequence[Row]) -> str:
-    last = rows[-1]
-    versions = ", ".join(f"{package} {version}" for package, version in last["versions"].items())
-    text = f"{last.get('device', 'cpu')}, {last['threads']} threads; {versions}; last at commit {last['commit']}"
-    if _is_paper(rows):
-        images = min((len(row["samples_ms"]) for row in rows if row["op"] == TIME and "failed" not in row), default=0)
-        crop = f"the middle {last['crop']}×{last['crop']} of each" if last["crop"] else "whole"
-        text += f"; Urban100: {images} images, {crop}"
-    return text + "."

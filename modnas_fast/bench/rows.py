@@ -56,8 +56,17 @@ def machine_name() -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
 
 
+def place_of(row: Row) -> str:
+    """The row's machine, and the device where that is no CPU: times of one place stand beside each other."""
+    device = row.get("device", "cpu")
+    return str(row["machine"]) if device == "cpu" else f"{row['machine']}, {device}"
+
+
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=_CHECKOUT).stdout.strip()
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=_CHECKOUT).stdout.strip()
+    except OSError:  # there is no git
+        return ""
 
 
 def circumstances() -> Row:

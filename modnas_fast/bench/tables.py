@@ -12,6 +12,7 @@ from modnas_fast.bench.rows import Row
 from modnas_fast.bench.verdicts import Line, milliseconds_per_megapixel, projected_seconds, time_ratio, verdict_lines
 
 RECIPE = "training recipe"  # these rows' op
+SUPERNET_SHAPE, TRAINING_SHAPE = [12, 1, 64, 64], [16, 1, 64, 64]  # what the benchmarks measure unless told otherwise
 _JUDGED = ("table", "network", "what", "paper", "here", "verdict", "note")
 
 
@@ -41,13 +42,15 @@ class Table:
 
 
 def own_tables(rows: Sequence[Row]) -> list[Table]:
-    """Of our own benchmarks' rows, the last of each kind."""
+    """Of our own benchmarks' rows at one place, the last of each kind; every row stands in one table."""
     latest = latest_rows(rows)
     sizes = [row for row in latest if row["op"] == "denoise" and "mode" not in row]
-    steps = [row for row in latest if row["op"] == "supernet W-step"]
-    training = [row for row in latest if row["op"] == "training step"]
-    tables = [_denoise(sizes), _engine(rows), _supernet(steps), _training(training), recipe_table(rows)]
-    others = [row for row in latest if row not in sizes and row not in steps and row not in training]
+    columns = _engine_columns(rows)
+    steps = [row for row in latest if row["op"] == "supernet W-step" and row.get("shape") == SUPERNET_SHAPE]
+    training = [row for row in latest if row["op"] == "training step" and row.get("shape") == TRAINING_SHAPE]
+    tables = [_denoise(sizes), _engine(columns), _supernet(steps), _training(training), recipe_table(rows)]
+    shown = {id(row) for row in (*sizes, *steps, *training, *(row for column in columns for row in column.values()))}
+    others = [row for row in latest if id(row) not in shown]
     tables += [_any(op, [row for row in others if row["op"] == op]) for op in dict.fromkeys(x["op"] for x in others)]
     return [table for table in tables if table.rows]
 
@@ -65,7 +68,7 @@ def latest_rows(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         if "median_ms" in row:
             key = tuple(
-                str(row.get(field)) for field in ("op", "backend", "mode", "dtype", "shape", "machine", "threads")
+                str(row.get(field)) for field in ("op", "backend", "mode", "dtype", "shape", "machine", "device", "threads")
             )
             found.pop(key, None)
             found[key] = row
@@ -91,8 +94,8 @@ def _denoise(rows: Sequence[Row]) -> Table:
     return Table("denoise", "Denoising by image size", head, cells, "python -m benchmarks.bench_denoise")
 
 
-def _engine(rows: Sequence[Row]) -> Table:
-    """The engine beside its rivals, a column a size; each column is one run, since only there ratios mean something."""
+def _engine_columns(rows: Sequence[Row]) -> list[dict[str, Row]]:
+    """By backend, the last run of each size, precision and number of threads that had the engine and a rival."""
     runs: dict[tuple[object, ...], dict[str, Row]] = {}
     for row in rows:
         if row["op"] == "denoise" and "median_ms" in row and "mode" in row and row.get("device", "cpu") == "cpu":
@@ -100,7 +103,11 @@ def _engine(rows: Sequence[Row]) -> Table:
                 row["backend"]
             ] = row
     latest = {key[:3]: runs[key] for key in sorted(runs) if len(runs[key]) > 1 and "engine" in runs[key]}
-    columns = [latest[key] for key in sorted(latest, key=lambda key: (key[1], key[0], key[2]))]
+    return [latest[key] for key in sorted(latest, key=lambda key: (key[1], key[0], key[2]))]
+
+
+def _engine(columns: Sequence[dict[str, Row]]) -> Table:
+    """The engine beside its rivals, a column a size; each column is one run, since only there ratios mean something."""
     cells = []
     for backend in dict.fromkeys(name for column in columns for name in sorted(column, key=lambda x: x != "engine")):
         line = [backend]
@@ -134,21 +141,20 @@ def _supernet(rows: Sequence[Row]) -> Table:
             line += [duration(row["median_ms"]) + faster, f"{row['peak_mib']:.0f} MiB" if row["peak_mib"] else ""]
         cells.append(tuple(line))
     head = ("backend", *(cell for dtype in dtypes for cell in (dtype, "peak memory")))
-    return Table("supernet", "One W-step of the supernet", head, cells, "modnas-fast bench supernet")
+    return Table("supernet", "One W-step of the supernet", head, cells, _command("modnas-fast bench supernet", rows))
 
 
 def _training(rows: Sequence[Row]) -> Table:
-    """Patches a second, and over PyTorch's channels_last loop at the same precision on the same device."""
+    """Patches a second, and over PyTorch's channels_last loop at the same precision."""
     cells = []
     for row in rows:
-        alike = [x for x in rows if all(x[key] == row[key] for key in ("dtype", "device", "mode", "shape", "date"))]
+        alike = [x for x in rows if all(x[key] == row[key] for key in ("dtype", "mode", "date"))]
         base = next((x for x in alike if x["backend"] == "channels_last"), None)
         faster = f" ({base['median_ms'] / row['median_ms']:.2f}×)" if base and row is not base else ""
-        device = f", {row['device']}" if row["device"] != "cpu" else ""
         speed = f"{1e3 * row['shape'][0] / row['median_ms']:.3g}"
-        cells.append((row["backend"] + device, row["dtype"], duration(row["median_ms"]) + faster, speed))
+        cells.append((row["backend"], row["dtype"], duration(row["median_ms"]) + faster, speed))
     head = ("convolutions", "dtype", "a step", "patches a second")
-    return Table("training", "One step of training", head, cells, "modnas-fast bench train")
+    return Table("training", "One step of training", head, cells, _command("modnas-fast bench train", rows))
 
 
 def recipe_table(rows: Sequence[Row]) -> Table:
@@ -179,21 +185,44 @@ def recipe_table(rows: Sequence[Row]) -> Table:
 
 
 def _any(op: str, rows: Sequence[Row]) -> Table:
-    cells = [
+    """Rows as they are; a column that would be empty is left out."""
+    head = ("backend", "what", "dtype", "shape", "threads", "median", "20–80 %", "peak memory", "commit")
+    lines = [
         (
             str(row.get("backend", "")),
             str(row.get("mode", "")),
             str(row.get("dtype", "")),
             "×".join(map(str, row.get("shape", ()))),
+            str(row["threads"]),
             duration(row["median_ms"]),
             f"{duration(row['p20_ms'])}–{duration(row['p80_ms'])}" if "p20_ms" in row else "",
             f"{row['peak_mib']:.0f} MiB" if row.get("peak_mib") else "",
-            f"{row['device'] if row.get('device', 'cpu') != 'cpu' else row['machine']}, {row['commit']}",
+            row.get("commit", ""),
         )
         for row in rows
     ]
-    head = ("backend", "what", "dtype", "shape", "median", "20–80 %", "peak memory", "where, commit")
-    return Table(op, op[:1].upper() + op[1:], head, cells, "python -m benchmarks.bench_…")
+    kept = [index for index in range(len(head)) if any(line[index] for line in lines)]
+    cells = [tuple(line[index] for index in kept) for line in lines]
+    title, command = _OTHERS.get(op, (op[:1].upper() + op[1:], "modnas-fast bench ops"))
+    name = op.replace(" ", "-")
+    return Table(name, title, tuple(head[index] for index in kept), cells, _command(command, rows))
+
+
+# What an op's rows that have no table of their own are called, and what measures them; of all others, the Triton ops'.
+_OTHERS = {
+    "denoise": ("Denoising, other runs", "modnas-fast bench engine"),
+    "denoise a set": ("Denoising a set", "modnas-fast bench engine --data DIR"),
+    "import": ("Importing, over torch’s own import", "python -m benchmarks.bench_denoise"),
+    "search step": ("One step of a search", "modnas-fast bench search"),
+    "supernet W-step": ("One W-step of the supernet, other shapes", "modnas-fast bench supernet"),
+    "training step": ("One step of training, other shapes", "modnas-fast bench train --batch N --patch P"),
+}
+
+
+def _command(command: str, rows: Sequence[Row]) -> str:
+    """With the device where it was not the CPU."""
+    elsewhere = any(row.get("device", "cpu") != "cpu" for row in rows)
+    return f"{command} --device cuda" if elsewhere and command != "modnas-fast bench ops" else command
 
 
 def _claims(lines: Sequence[Line]) -> Table:
@@ -297,6 +326,11 @@ def duration(ms: float) -> str:
     if ms < 0.9995:
         return f"{1e3 * ms:.3g} µs"
     return f"{ms:.3g} ms" if ms < 999.5 else f"{ms / 1e3:.3g} s"
+
+
+def counted(count: int, what: str) -> str:
+    """As in "1 thread" and "2 threads"."""
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def published_psnr() -> Iterator[tuple[str, float]]:
