@@ -1,6 +1,6 @@
 """Denoising through the public API: seam error, time and peak memory by image size, and what importing costs.
 
-python -m benchmarks.bench_denoise [--largest 4096]
+python -m benchmarks.bench_denoise [--largest 4096] [-o FILE]
 
 The shipped model by name, which is the compiled engine where it is built, and as a network, which is PyTorch: in turn.
 """
@@ -14,7 +14,7 @@ import sys
 
 import torch
 
-from benchmarks.harness import Row, append_rows, interleave, peak_memory
+from benchmarks.harness import Row, add_output, append_rows, interleave, peak_memory, positive
 from modnas_fast import Denoiser, DerivedNet, load
 from modnas_fast.engine.denoiser import default_model
 
@@ -66,21 +66,22 @@ def import_seconds(statement: str, repeats: int = 5) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--largest", type=int, default=4096, help="side of the largest image")
-    largest = parser.parse_args().largest
+    parser.add_argument("--largest", type=positive, default=4096, help="side of the largest image")
+    add_output(parser)
+    arguments = parser.parse_args()
     errors = seam_error(1024)
     print("max |tiled − whole| at 1024²:", ", ".join(f"{name} {error:.2e}" for name, error in errors.items()))
     if not max(errors.values()) <= 1e-5:
         sys.exit("tiles have seams: nothing was measured")
     common = {"op": "denoise", "dtype": "float32", "device": "cpu"}
-    sizes = [size for size in (256, 512, 1024, 2048, 4096) if size <= largest]
+    sizes = [size for size in (256, 512, 1024, 2048, 4096) if size <= arguments.largest]
     measured = [row for size in sizes for row in measure_size(size, 5 if size <= 1024 else 1)]
     rows = [{**common, "error": errors[row["backend"]], **row} for row in measured]
     for statement in ("import modnas_fast", "import modnas_fast; modnas_fast.denoise"):
         seconds = import_seconds(statement)
         print(f"{statement}: {1e3 * seconds:.0f} ms over torch's own")
         rows.append({"op": "import", "mode": statement, "median_ms": 1e3 * seconds})
-    print(append_rows(rows))
+    print(append_rows(rows, arguments.output))
 
 
 if __name__ == "__main__":

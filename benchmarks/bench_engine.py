@@ -30,7 +30,7 @@ import torch
 from benchmarks.engine_on_cuda import BATCHES, SIDES, STAGES
 from benchmarks.engine_on_cuda import RIVALS as CUDA_RIVALS
 from benchmarks.engine_on_cuda import run as run_on_cuda
-from benchmarks.harness import Row, append_rows, interleave, peak_memory
+from benchmarks.harness import Row, add_output, append_rows, interleave, peak_memory, positive
 from benchmarks.rivals import MODEL, RIVALS, Array, Call, Job, NotMeasuredError, prepare
 from modnas_fast import load
 from modnas_fast.engine.tiling import run_tiled
@@ -169,12 +169,13 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, metavar="N", help="multiples of 8")
     parser.add_argument("--dtypes", nargs="+", choices=_TOLERANCES, default=list(_TOLERANCES))
     parser.add_argument("--rivals", nargs="+", help=f"all by default: {', '.join(RIVALS)}; {', '.join(CUDA_RIVALS)}")
-    parser.add_argument("--stages", nargs="+", type=int, default=STAGES, metavar="T", help="on CUDA")
-    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, metavar="N", help="on CUDA")
+    parser.add_argument("--stages", nargs="+", type=positive, default=STAGES, metavar="T", help="on CUDA")
+    parser.add_argument("--batches", nargs="+", type=positive, default=BATCHES, metavar="N", help="on CUDA")
     parser.add_argument("--data", type=Path, metavar="DIR", help="on CUDA: a folder of images to denoise")
-    parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="default: 2, and 1 as well at 64")
-    parser.add_argument("--repeats", type=int, help="timed turns of each")
+    parser.add_argument("--threads", nargs="+", type=positive, metavar="N", help="default: 2, and 1 as well at 64")
+    parser.add_argument("--repeats", type=positive, help="timed turns of each")
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
+    add_output(parser)
     arguments = parser.parse_args()
     known = CUDA_RIVALS if arguments.device == "cuda" else RIVALS
     rivals = arguments.rivals or list(known)
@@ -184,17 +185,15 @@ def main() -> None:
     if not set(rivals) <= set(known):
         parser.error(f"rivals on {arguments.device} are {', '.join(known)}")
     if arguments.device == "cuda":
-        run_on_cuda(rivals, arguments.stages, arguments.batches, sizes, arguments.repeats, arguments.data)
+        run_on_cuda(rivals, arguments.stages, arguments.batches, sizes, arguments.repeats, arguments.data, arguments.output)
         return
     with tempfile.TemporaryDirectory() as folder:
         for side in sizes:
             for dtype in arguments.dtypes:
                 for threads in arguments.threads or ((1, 2) if side == 64 and not arguments.memory else (2,)):
                     job = Job(side, dtype, threads, Path(folder))
-                    if arguments.memory:
-                        path = append_rows(measure_memory(rivals, job))
-                    else:
-                        path = append_rows(measure(rivals, job, arguments.repeats))
+                    rows = measure_memory(rivals, job) if arguments.memory else measure(rivals, job, arguments.repeats)
+                    path = append_rows(rows, arguments.output)
     print(f"\n{path}")
 
 

@@ -21,7 +21,7 @@ import torch
 import torch._functorch.config
 from torch import Tensor
 
-from benchmarks.harness import Row, append_rows, interleave
+from benchmarks.harness import Row, add_output, append_rows, interleave, positive
 from modnas_fast.ops import channel_gate, dense_aggregate, mixed_aggregate, mixed_op, relax
 from modnas_fast.reference import (
     channel_gate_ref,
@@ -187,8 +187,9 @@ def copy_bandwidth() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15, help="timed rounds of each")
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--repeats", type=positive, default=15, help="timed rounds of each")
+    add_output(parser)
+    arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("kernels are timed on a GPU, and torch sees none")
     torch._functorch.config.donated_buffer = False  # a compiled backward pass runs again and again
@@ -203,7 +204,7 @@ def main() -> None:
         for mode in ("forward", "backward"):
             least = least_bytes(case, first, mode == "backward")
             sets = [first, *(Inputs(case, shape) for _ in range(_ROTATED // least))]
-            timings = interleave(rounds_of(case, sets, mode == "backward"), repeats, 3, torch.cuda.synchronize)
+            timings = interleave(rounds_of(case, sets, mode == "backward"), arguments.repeats, 3, torch.cuda.synchronize)
             for rival, whole in timings.items():
                 timing = whole / len(sets)
                 rate, ratio = least / timing.median / 1e9, timings["eager"].median / whole.median
@@ -219,7 +220,7 @@ def main() -> None:
                     "error": error,
                     "device": torch.cuda.get_device_name(),
                 }
-                path = append_rows([row])
+                path = append_rows([row], arguments.output)
                 figures = f"{1e6 * timing.median:8.1f} us {rate:6.0f} GB/s {rate / peak:4.0%} of copy"
                 print(f"{case!s:22} {mode:8} {shape!s:18} {rival:8} {figures} {ratio:5.2f}x eager", flush=True)
     print(path)

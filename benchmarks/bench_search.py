@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.harness import append_rows
+from benchmarks.harness import add_output, append_rows, positive
 from modnas_fast.search.config import SearchConfig
 from modnas_fast.search.history import read_history
 from modnas_fast.search.loop import HISTORY, search
@@ -55,7 +55,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
-    parser.add_argument("--steps", type=int, default=200, help="an epoch")
+    parser.add_argument("--steps", type=positive, default=200, help="an epoch")
+    add_output(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         alone, both = measure(arguments.device, arguments.precision, arguments.steps, Path(folder))
@@ -74,7 +75,7 @@ def main() -> None:
         for mode, seconds in (("W", alone), ("W and A", both))
     ]
     print(f"W {1e3 * alone:.2f} ms, W and A {1e3 * both:.2f} ms a step; the paper's protocol: {hours:.2f} h")
-    print(append_rows(rows))
+    print(append_rows(rows, arguments.output))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One W-step of the supernet, forward, MSE, backward and Adam, by backend and precision.
 
-python -m benchmarks.bench_supernet [--device cpu|cuda] [--repeats 5] [--rivals folded fused]
+python -m benchmarks.bench_supernet [--device cpu|cuda] [--repeats 5] [--rivals folded fused] [-o FILE]
 
 T = 2, C = 48, 12 patches of 64² gray, channels_last. Backends are compared in every gradient first, then timed in turn
 in one process. Memory, on a CPU, is the peak of a fresh process that takes two steps less that of one that only builds
@@ -23,7 +23,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.harness import Row, append_rows, interleave, peak_memory
+from benchmarks.harness import Row, add_output, append_rows, interleave, peak_memory, positive
 from modnas_fast.bench.machine import without_tf32
 from modnas_fast.errors import ModnasError
 from modnas_fast.ops import explain_backend, select_backend
@@ -113,8 +113,9 @@ def variants_on(device: str, rivals: Sequence[str]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each")
+    parser.add_argument("--repeats", type=positive, default=5, help="timed steps of each")
     parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=list(RIVALS), help="beside the reference")
+    add_output(parser)
     with without_tf32():
         run(parser.parse_args())
 
@@ -153,7 +154,7 @@ def run(arguments: argparse.Namespace) -> None:
         ratio = timings[f"reference {dtype}"].median / timing.median
         figures = f"{1e3 * timing.median:8.1f} ms ({1e3 * timing.low:.1f}-{1e3 * timing.high:.1f})  {ratio:5.2f}x"
         print(f"{name + ' ' + dtype:28} {figures}  {'' if peak is None else f'{peak:6.0f} MiB'}")
-    print(append_rows(rows))
+    print(append_rows(rows, arguments.output))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One training step of MoD-NAS-B, T = 1, gray: forward, MSE, backward and Adam, by precision and way.
 
-python -m benchmarks.bench_train [--device cpu|cuda] [--batch 16] [--patch 64] [--repeats 5]
+python -m benchmarks.bench_train [--device cpu|cuda] [--batch 16] [--patch 64] [--repeats 5] [-o FILE]
 
 Each way's gradients are compared with those of float64 first. "contiguous" and "channels_last" are a plain loop;
 "fast_convolutions", in channels_last too, is what `modnas-fast train` runs. On a GPU the two are the same. float32 is
@@ -18,7 +18,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import append_rows, interleave
+from benchmarks.harness import add_output, append_rows, interleave, positive
 from modnas_fast import DerivedNet, Genotype
 from modnas_fast.bench.machine import without_tf32
 from modnas_fast.ops import fast_convolutions
@@ -75,9 +75,10 @@ def error(step: Step, exact: list[Tensor]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--batch", type=int, default=16, help="patches a step")
-    parser.add_argument("--patch", type=int, default=64, help="side of a patch")
-    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each")
+    parser.add_argument("--batch", type=positive, default=16, help="patches a step")
+    parser.add_argument("--patch", type=positive, default=64, help="side of a patch")
+    parser.add_argument("--repeats", type=positive, default=5, help="timed steps of each")
+    add_output(parser)
     with without_tf32():
         run(parser.parse_args())
 
@@ -102,7 +103,7 @@ def run(arguments: argparse.Namespace) -> None:
     for row, (name, timing) in zip(rows, timings.items(), strict=True):
         row |= {"shape": [*batch[0].shape], "device": device, **timing.as_row()}
         print(f"{name:28} {1e3 * timing.median:8.1f} ms  {arguments.batch / timing.median:7.1f} patches/s")
-    print(append_rows(rows))
+    print(append_rows(rows, arguments.output))
 
 
 if __name__ == "__main__":

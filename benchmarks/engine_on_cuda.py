@@ -236,12 +236,13 @@ def run(
     sides: Sequence[int],
     repeats: int | None,
     folder: Path | None,
+    output: Path | None = None,
 ) -> None:
     """Everything above; rows are kept as they come, each network's of the folder first."""
     with without_tf32():
         for count in stages:
             if folder is not None:
-                append_rows(measure_set(folder, count))
+                append_rows(measure_set(folder, count), output)
             for batch in batches:
                 for side in sides:
-                    append_rows(measure(rivals, count, side, batch, repeats))
+                    append_rows(measure(rivals, count, side, batch, repeats), output)

@@ -9,6 +9,7 @@ turns of five are below its limit. Small losses are for `modnas-fast bench compa
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ def _normal_layer() -> Gate:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     failed = False
     for gate in gates():
         if isinstance(gate, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -15,7 +16,18 @@ import numpy as np
 
 from modnas_fast.bench.rows import Row, circumstances, machine_name, read_rows, write_rows
 
-__all__ = ["RESULTS", "Row", "Timing", "append_rows", "interleave", "kernel_line", "machine_name", "peak_memory"]
+__all__ = [
+    "RESULTS",
+    "Row",
+    "Timing",
+    "add_output",
+    "append_rows",
+    "interleave",
+    "kernel_line",
+    "machine_name",
+    "peak_memory",
+    "positive",
+]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -81,13 +93,26 @@ def peak_memory(code: str, threads: int | None = None) -> float:
     return int(done.stdout.split()[-1]) / 2**10
 
 
-def append_rows(rows: Iterable[Row]) -> Path:
-    """Add rows to this machine's file, each with machine, threads, versions, commit and date; returns the file.
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """-o FILE, for `append_rows`."""
+    where = "where rows are added (benchmarks/results/MACHINE.json)"
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=where)
+
+
+def positive(text: str) -> int:
+    """A command line's whole number of at least 1."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def append_rows(rows: Iterable[Row], output: Path | None = None) -> Path:
+    """Add rows to `output`, or this machine's file, each with machine, threads, versions, commit and date.
 
     What a row says itself comes first.
-    The file is a JSON list, one row a line; what was measured before stays.
+    The file, which is returned, is a JSON list, one row a line; what was measured before stays.
     """
-    path = RESULTS / f"{machine_name()}.json"
+    path = output or RESULTS / f"{machine_name()}.json"
     here = circumstances()
     write_rows(path, [*(read_rows(path) if path.exists() else []), *({**here, **row} for row in rows)])
     return path

@@ -149,6 +149,16 @@ def test_verbs_of_a_checkout(
 ) -> None:
     assert main(["bench", "train", "--help"]) == 0
     assert "One training step of MoD-NAS-B" in capfd.readouterr().out
+    assert main(["bench", "gate", "--help"]) == 0
+    assert "The ratios that must hold" in capfd.readouterr().out
+    assert main(["bench", "train", "--batch", "0"]) == 2
+    assert "argument --batch: '0' is no whole number of at least 1" in capfd.readouterr().err
+    missing = ["--data", "nope", "--validation", "nope", "--steps", "1", "--runs", str(tmp_path)]
+    assert main(["bench", "recipe", *missing]) == 2
+    error = capfd.readouterr().err
+    assert "bench_recipe: " in error
+    assert "nope" in error
+    assert "Traceback" not in error
     monkeypatch.setattr("modnas_fast.cli.bench._CHECKOUT", tmp_path)
     assert main(["bench", "train"]) == 2
     assert "benchmarks/bench_train.py, which only a checkout" in capfd.readouterr().err

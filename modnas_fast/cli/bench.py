@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -75,7 +76,9 @@ def _run_of_checkout(name: str, arguments: Sequence[str]) -> int:
             f"bench {name} is benchmarks/{module}.py, which only a checkout of the repository has; run it there "
             "(bench paper, compare and report run anywhere)"
         )
-    return subprocess.run([sys.executable, "-m", f"benchmarks.{module}", *arguments], cwd=_CHECKOUT).returncode
+    paths = os.pathsep.join(filter(None, (str(_CHECKOUT), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "benchmarks", module, *arguments]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}).returncode
 
 
 def _paper(arguments: argparse.Namespace) -> int:
