@@ -1,20 +1,23 @@
 """Everything that a GPU machine is for, by one command: build, tests, parity, benchmarks, the paper's tables.
 
-python -m benchmarks.on_gpu --out DIR [--only STAGE ...] [--data DIR/Urban100] [--minutes 9.5]
+python -m benchmarks.on_gpu --out DIR [--only STAGE ...] [--data DIR/Urban100] [--minutes 9]
 
 Needs no network and no installation. Stages run one after the other, the most telling first, each in a process of its
-own with its log in DIR/STAGE.log; what is done is in DIR/stages.json, so that the same command goes on after an
-interruption. What was not tried yet comes before what failed or was too long, which is tried again. A call ends within
-its minutes: a stage that they cut off starts anew in the next call, but for the paper's tables, which go on where they
-were. The build is repeated where it is gone. Rows go to benchmarks/results/ and, as they come, to DIR/rows.json; the
-table that is printed at the end, to DIR/table.txt. Without --data the paper's tables and the times of a set are left
-out; PNG files need imagecodecs, .npy files do not.
+own with its log in DIR/STAGE.log; what is done is in DIR/stages.state, so that the same command goes on after an
+interruption, and starts anew where the source has changed since. What was not tried yet comes before what failed or was
+too long, which is tried again. A call ends within its minutes: a stage that they cut off starts anew in the next call,
+but for the paper's tables, which go on where they were. The build is repeated where it is gone. Rows go to
+benchmarks/results/ and, as they come, to DIR/rows.json, the paper's to DIR/paper.json: `modnas-fast bench report DIR`
+makes a page of them. What is printed at the end, a line a stage and the tables of the rows, is in DIR/table.txt.
+Without --data the paper's tables and the times of a set are left out, and where its images cannot be read: PNG files
+need imagecodecs, .npy files do not.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -30,10 +33,16 @@ from typing import Any
 import torch
 
 from benchmarks.harness import RESULTS, machine_name
+from modnas_fast.bench.report import load_results, render_markdown
 from modnas_fast.bench.rows import read_rows, write_rows
+from modnas_fast.errors import ModnasError
+from modnas_fast.images.evaluation import read_clean_image
+from modnas_fast.images.files import list_images
 
 ROOT = Path(__file__).parents[1]
+SOURCE = ("setup.py", "csrc/**/*.*", *(f"{room}/**/*.py" for room in ("modnas_fast", "kernels", "benchmarks", "tests")))
 CUT_OFF = "cut off: the same command goes on with it"
+_TAIL = 12  # lines of the log of what did not pass
 
 _ENVIRONMENT = """
 import importlib.util as u, os, platform, shutil, torch
@@ -54,12 +63,14 @@ class Stage:
         environment: variables beside this process's.
         makes: files, of which one at least must be there for the stage to count as done.
         goes_on: whether it continues where it was cut off.
+        tells: last lines of its log that are news though it passed.
     """
 
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     makes: str = ""
     goes_on: bool = False
+    tells: int = 0
 
     @property
     def is_there(self) -> bool:
@@ -80,19 +91,19 @@ def stages_of(out: Path, data: Sequence[str]) -> Stages:
     supernet = ("-m", "benchmarks.bench_supernet", "--device", "cuda", "--repeats", "15", "--rivals")
     cuda = ("--device", "cuda")
     stages = {
-        "environment": Stage(("-c", _ENVIRONMENT)),
+        "environment": Stage(("-c", _ENVIRONMENT), tells=4),
         # The build fails if it leaves the engine's CUDA half out.
         "build": Stage(
             ("setup.py", "build_ext", "--inplace"), {"MODNAS_FAST_CUDA": "native"}, makes="modnas_fast/_engine_cuda*.so"
         ),
-        "gpu-tests": Stage(tests, {"OMP_NUM_THREADS": "2"}),
-        "doctor": Stage(("-m", "modnas_fast", "doctor")),
+        "gpu-tests": Stage(tests, {"OMP_NUM_THREADS": "2"}, tells=1),
+        "doctor": Stage(("-m", "modnas_fast", "doctor"), tells=12),
         "engine": Stage((*engine, *uncompiled, "--stages", "1", *folder)),
         "supernet": Stage((*supernet, "folded", "fused")),
         "kernels": Stage(("-m", "benchmarks.bench_kernels")),
         "search": Stage(("-m", "benchmarks.bench_search", *cuda)),
         "train": Stage(("-m", "benchmarks.bench_train", *cuda, "--repeats", "15")),
-        "engine-tools": Stage(("-m", "benchmarks.check_cuda")),
+        "engine-tools": Stage(("-m", "benchmarks.check_cuda"), tells=4),
         "engine-deeper": Stage((*engine, *uncompiled, "--stages", "3", "6", *folder)),
         "engine-compiled": Stage((*engine, *compiled)),
         "supernet-compiled": Stage((*supernet, "compiled")),
@@ -104,14 +115,15 @@ def stages_of(out: Path, data: Sequence[str]) -> Stages:
 
 
 def run_stages(stages: Stages, out: Path, seconds: float) -> dict[str, dict[str, Any]]:
-    """Run, for so long, the stages that DIR/stages.json does not call passed; what became of each, in order.
+    """Run, for so long, the stages that DIR/stages.state does not call passed; what became of each, in order.
 
-    One that is cut off though it had more than half of the time counts as failed: no call would see its end.
+    What another source did does not count. One that is cut off though it had more than half of the time counts as failed: no call would see its end.
     """
     deadline = time.perf_counter() + seconds
     out.mkdir(parents=True, exist_ok=True)
-    state = out / "stages.json"
-    known: dict[str, dict[str, Any]] = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}
+    state, source = out / "stages.state", source_digest()
+    earlier: dict[str, dict[str, Any]] = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}
+    known = {name: result for name, result in earlier.items() if result.get("source") == source}
     kept = _Rows(out / "rows.json")
 
     def tries(name: str) -> int:
@@ -137,12 +149,21 @@ def run_stages(stages: Stages, out: Path, seconds: float) -> dict[str, dict[str,
             "status": status,
             "seconds": round(time.perf_counter() - started, 1),
             "tries": before + (not cut),
+            "source": source,
         }
         partial = state.with_suffix(".partial")
         partial.write_text(json.dumps(known, indent=2), encoding="utf-8")
         partial.replace(state)
         kept.keep()
     return {name: known[name] for name in stages}
+
+
+def source_digest() -> str:
+    """SHA-256 of what stages run: a copy without git has no commit, and one with changes none of its own."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in SOURCE for path in ROOT.glob(pattern) if path.is_file()}):
+        digest.update(f"{path.relative_to(ROOT)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _run(stage: Stage, log: Path, seconds: float) -> int | None:
@@ -180,18 +201,33 @@ class _Rows:
             write_rows(self._path, [*self._earlier, *measured])
 
 
-def table(done: Mapping[str, Mapping[str, Any]], out: Path) -> str:
-    """A line a stage, and the last lines of each log."""
+def table(done: Mapping[str, Mapping[str, Any]], stages: Stages, out: Path) -> str:
+    """A line a stage, the last lines of the logs that tell something, and the tables of all rows."""
     lines = []
     for name, result in done.items():
         status = result["status"]
         verdict = "passed" if result["passed"] else status if isinstance(status, str) else f"FAILED ({status})"
         lines.append(f"{name:18} {result['seconds']:7.1f} s  {verdict}")
-        if not (out / f"{name}.log").exists():
-            continue
-        tail = (out / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()[-24:]
-        lines += [f"    {line}" for line in tail]
-    return "\n".join(lines) + "\n"
+        told = stages[name].tells if result["passed"] else _TAIL
+        if told and (out / f"{name}.log").exists():
+            log = (out / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+            lines += [f"    {line}" for line in log[-told:]]
+    measured = [path for path in (out / "rows.json", out / "paper.json") if path.exists()]
+    tables = render_markdown(load_results(measured)) if measured else "No rows yet."
+    return "\n".join(lines) + f"\n\n{tables}\n"
+
+
+def readable(folders: Sequence[str]) -> list[str]:
+    """Those of the folders whose images can be read; says why others cannot."""
+    found = []
+    for folder in folders:
+        try:
+            read_clean_image(list_images([folder])[0][0], 1, "awgn")
+        except (ModnasError, ImportError) as error:
+            print(f"--data {folder} is left out: {error}")
+        else:
+            found.append(str(Path(folder).resolve()))
+    return found
 
 
 def main() -> int:
@@ -200,17 +236,17 @@ def main() -> int:
     names = [*stages_of(Path(), ["."])]
     parser.add_argument("--only", nargs="+", choices=names, metavar="STAGE", help=f"of {', '.join(names)}")
     parser.add_argument("--data", nargs="+", default=[], metavar="DIR", help="for the paper's tables")
-    parser.add_argument("--minutes", type=float, default=9.5, help="after which this call ends")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which this call ends")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("no CUDA device is visible to torch: on a machine without one, make test is the command")
     print(torch.cuda.get_device_name())
-    everything = stages_of(arguments.out.resolve(), [str(Path(folder).resolve()) for folder in arguments.data])
+    everything = stages_of(arguments.out.resolve(), readable(arguments.data))
     if arguments.only and not set(arguments.only) <= set(everything):
-        parser.error("paper needs --data")
+        parser.error("paper needs --data with images that can be read")
     stages = {name: everything[name] for name in arguments.only or everything}
     done = run_stages(stages, arguments.out, 60 * arguments.minutes)
-    summary = table(done, arguments.out)
+    summary = table(done, stages, arguments.out)
     (arguments.out / "table.txt").write_text(summary, encoding="utf-8")
     print(summary)
     return 0 if all(result["passed"] for result in done.values()) else 1
