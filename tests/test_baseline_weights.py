@@ -191,6 +191,14 @@ def test_every_form_of_dncnn_files(form: str, channels_in: int, tmp_path: Path) 
     assert (expected - y).abs().mean() > 1e-3
 
 
+def test_dncnn_files_that_lack_some_biases_are_refused(tmp_path: Path) -> None:
+    """Biases in all convolutions, in the first or in none are forms of the network; in some, damage."""
+    state = {f"model.{key}": value for key, value in DnCNN(1, 5, folded=True).model.state_dict().items()}
+    for lost in ("model.4.bias", "model.0.bias"):
+        save_file({key: value for key, value in state.items() if key != lost}, tmp_path / "dncnn.safetensors")
+        refused(f"{lost} is missing", "dncnn", tmp_path / "dncnn.safetensors")
+
+
 def test_what_training_alone_needs_is_left_out(tmp_path: Path) -> None:
     net = trained("vdn", 1)
     torch.save(net.state_dict() | {"SNet.conv1.weight": torch.zeros(64, 1, 3, 3)}, tmp_path / "vdn")
@@ -231,8 +239,11 @@ def test_files_that_would_run_code_are_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Runs()}, tmp_path / "evil.pth")
     torch.save(DnCNN(), tmp_path / "module.pth")  # a whole pickled module
-    for name in ("evil.pth", "module.pth"):
-        refused("files that would run code when read are refused", "dncnn", tmp_path / name)
+    refused("files that would run code when read are refused", "dncnn", tmp_path / "evil.pth")
+    torch.save(DnCNN(), tmp_path / "older.pth", _use_new_zipfile_serialization=False)
+    for name in ("module.pth", "older.pth"):
+        message = refused(r"a pickled modnas_fast\.networks\.baselines\.dncnn\.DnCNN, not", "dncnn", tmp_path / name)
+        assert message.endswith("load it and write torch.save(net.state_dict(), FILE)")
     assert not (tmp_path / "ran").exists()
 
 

@@ -52,9 +52,9 @@ def from_authors(state: Mapping[str, Tensor], channels_in: int) -> tuple[nn.Modu
     """A folded network for a published file, and the file's tensors in its names.
 
     Files call the layers `model.N` or `dncnn.N`, have batch norm or have it folded already, and biases in all, in the
-    first or in no convolution. Norms fold exactly: W ← W·γ/√(σ² + ε), b ← (b − μ)·γ/√(σ² + ε) + β. ε = 1e-4 is the
-    authors'; files without any bias come from a port that kept 1e-5. Tensors that are no such layers stay as they are,
-    for the loader to complain about.
+    first or in no convolution; any other that lacks is left out for the loader to complain about. Norms fold exactly: W ← W·γ/√(σ² + ε), b ← (b − μ)·γ/√(σ² + ε) + β. ε = 1e-4 is the
+    authors'; files without any bias come from a port that kept 1e-5. Tensors that are no such layers stay as they are, for
+    the same.
     """
     number = re.compile(r"^(?:model|dncnn)\.(\d+)\.weight$")
     places = sorted(int(found[1]) for key in state if (found := number.match(key)) and state[key].ndim == 4)
@@ -62,6 +62,8 @@ def from_authors(state: Mapping[str, Tensor], channels_in: int) -> tuple[nn.Modu
         return DnCNN(channels_in, folded=True), dict(state)
     prefix = "model" if f"model.{places[0]}.weight" in state else "dncnn"
     epsilon = 1e-4 if f"{prefix}.{places[0]}.bias" in state else 1e-5
+    biased = [place for place in places if f"{prefix}.{place}.bias" in state]
+    without = biased in ([], places[:1])  # by design, not by damage
     left, folded = dict(state), {}
     for index, place in enumerate(places):
         weight = left.pop(f"{prefix}.{place}.weight")
@@ -72,5 +74,7 @@ def from_authors(state: Mapping[str, Tensor], channels_in: int) -> tuple[nn.Modu
             left.pop(f"{prefix}.{place + 1}.num_batches_tracked", None)
             scale = gain * torch.rsqrt(variance + epsilon)
             weight, bias = weight * scale[:, None, None, None], (bias - mean) * scale + shift
-        folded[f"model.{2 * index}.weight"], folded[f"model.{2 * index}.bias"] = weight, bias
+        folded[f"model.{2 * index}.weight"] = weight
+        if place in biased or without:
+            folded[f"model.{2 * index}.bias"] = bias
     return DnCNN(channels_in, depth=len(places), folded=True), folded | left

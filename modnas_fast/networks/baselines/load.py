@@ -59,7 +59,13 @@ def _read(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror or 'cannot be read'}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError):
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError) as error:
+        pickled = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+        if pickled:
+            raise WeightsError(
+                f"{path}: a pickled {pickled[1]}, not tensors alone, which would run code when read; where its authors' "
+                "code runs, load it and write torch.save(net.state_dict(), FILE)"
+            ) from None
         raise WeightsError(
             f"{path}: damaged, or no file of tensors alone; files that would run code when read are refused"
         ) from None
