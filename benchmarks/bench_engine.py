@@ -185,7 +185,9 @@ def main() -> None:
     if not set(rivals) <= set(known):
         parser.error(f"rivals on {arguments.device} are {', '.join(known)}")
     if arguments.device == "cuda":
-        run_on_cuda(rivals, arguments.stages, arguments.batches, sizes, arguments.repeats, arguments.data, arguments.output)
+        run_on_cuda(
+            rivals, arguments.stages, arguments.batches, sizes, arguments.repeats, arguments.data, arguments.output
+        )
         return
     with tempfile.TemporaryDirectory() as folder:
         for side in sizes:

@@ -204,7 +204,9 @@ def main() -> None:
         for mode in ("forward", "backward"):
             least = least_bytes(case, first, mode == "backward")
             sets = [first, *(Inputs(case, shape) for _ in range(_ROTATED // least))]
-            timings = interleave(rounds_of(case, sets, mode == "backward"), arguments.repeats, 3, torch.cuda.synchronize)
+            timings = interleave(
+                rounds_of(case, sets, mode == "backward"), arguments.repeats, 3, torch.cuda.synchronize
+            )
             for rival, whole in timings.items():
                 timing = whole / len(sets)
                 rate, ratio = least / timing.median / 1e9, timings["eager"].median / whole.median

@@ -117,7 +117,8 @@ def stages_of(out: Path, data: Sequence[str]) -> Stages:
 def run_stages(stages: Stages, out: Path, seconds: float) -> dict[str, dict[str, Any]]:
     """Run, for so long, the stages that DIR/stages.state does not call passed; what became of each, in order.
 
-    What another source did does not count. One that is cut off though it had more than half of the time counts as failed: no call would see its end.
+    What another source did does not count. One that is cut off though it had more than half of the time counts as
+    failed: no call would see its end.
     """
     deadline = time.perf_counter() + seconds
     out.mkdir(parents=True, exist_ok=True)

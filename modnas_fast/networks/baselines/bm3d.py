@@ -43,7 +43,7 @@ class BM3D(nn.Module):
         try:
             import bm3d
         except ImportError:
-            raise ModnasError("BM3D needs its package: pip install 'modnas-fast[baselines]'") from None
+            raise ModnasError("BM3D needs its package: pip install bm3d") from None
         levels = noise_map(sigma, y)[:, 0, 0, 0].tolist()
         height, width = y.shape[-2:]
         padded = F.pad(y.detach(), (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)), mode="replicate")

@@ -51,10 +51,10 @@ class DnCNN(nn.Module):
 def from_authors(state: Mapping[str, Tensor], channels_in: int) -> tuple[nn.Module, dict[str, Tensor]]:
     """A folded network for a published file, and the file's tensors in its names.
 
-    Files call the layers `model.N` or `dncnn.N`, have batch norm or have it folded already, and biases in all, in the
-    first or in no convolution; any other that lacks is left out for the loader to complain about. Norms fold exactly: W ← W·γ/√(σ² + ε), b ← (b − μ)·γ/√(σ² + ε) + β. ε = 1e-4 is the
-    authors'; files without any bias come from a port that kept 1e-5. Tensors that are no such layers stay as they are, for
-    the same.
+    Files call the layers `model.N` or `dncnn.N`, have batch norm or have it folded already, and biases in all, in
+    the first or in no convolution; any other that lacks is left out for the loader to complain about. Norms fold
+    exactly: W ← W·γ/√(σ² + ε), b ← (b − μ)·γ/√(σ² + ε) + β. ε = 1e-4 is the authors'; files without any bias come
+    from a port that kept 1e-5. Tensors that are no such layers stay as they are, for the same.
     """
     number = re.compile(r"^(?:model|dncnn)\.(\d+)\.weight$")
     places = sorted(int(found[1]) for key in state if (found := number.match(key)) and state[key].ndim == 4)

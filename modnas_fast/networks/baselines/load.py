@@ -63,8 +63,8 @@ def _read(path: Path) -> object:
         pickled = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
         if pickled:
             raise WeightsError(
-                f"{path}: a pickled {pickled[1]}, not tensors alone, which would run code when read; where its authors' "
-                "code runs, load it and write torch.save(net.state_dict(), FILE)"
+                f"{path}: a pickled {pickled[1]}, not tensors alone, which would run code when read; where its "
+                "authors' code runs, load it and write torch.save(net.state_dict(), FILE)"
             ) from None
         raise WeightsError(
             f"{path}: damaged, or no file of tensors alone; files that would run code when read are refused"
