@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from modnas_fast.bench import paper
 from modnas_fast.bench.contenders import NETWORKS, PAPER, cost, fixed_width
 from modnas_fast.bench.paper import COUNTS, READING, TIME, Request, measure_paper
 from modnas_fast.bench.rows import Row, read_rows
-from modnas_fast.bench.verdicts import NOT_MEASURED, REPRODUCED, WORSE, time_ratio, verdict_lines
+from modnas_fast.bench.verdicts import DIFFERS, NOT_MEASURED, OPEN, REPRODUCED, WORSE, time_ratio, verdict_lines
 from modnas_fast.cli import main
 from modnas_fast.engine.denoiser import Denoiser
 from modnas_fast.errors import ModnasError
@@ -136,6 +139,63 @@ def test_goes_on_where_it_was_interrupted(
         measure_paper(Request(sets, FAST[:1], crop=16), output, ignore)
 
 
+def test_weights_are_recorded_and_not_mixed(sets: dict[str, Path], tmp_path: Path) -> None:
+    """Weights that come later, or others, would stand in one row with what was measured before."""
+    output, file = tmp_path / "rows.json", tmp_path / "ffdnet.pth"
+    torch.save(BASELINES["ffdnet"].build(1).state_dict(), file)
+    given = Request({"Urban100": sets["Urban100"]}, FAST, {("ffdnet", 25.0): str(file)}, crop=16)
+    rows = measure_paper(given, output, ignore)
+    (ffdnet,) = find(rows, TIME, "ffdnet")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (ffdnet["weights"], len(ffdnet["psnr"])) == (f"sha256:{digest}", 3)
+    assert {row["weights"] for row in find(rows, TIME, "mod-nas-t1")} == {"modnas-b-t1-gray-s25"}
+    with pytest.raises(ModnasError, match=f"ffdnet at 25 was measured with sha256:{digest[:12]}…, not with no weights"):
+        measure_paper(replace(given, weights={}), output, ignore)
+    measure_paper(replace(given, networks=FAST[1:], weights={}), output, ignore)
+    output.unlink()
+    measure_paper(replace(given, weights={}), output, ignore)
+    with pytest.raises(
+        ModnasError, match=f"was measured with no weights, not with sha256:{digest[:12]}…; give another"
+    ):
+        measure_paper(given, output, ignore)
+
+
+def test_a_package_that_is_missing_is_noticed_at_once(
+    sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest goes on, and the reason is told."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    rows = measure_paper(Request(sets, ("bm3d", "ffdnet"), crop=16, images=1), tmp_path / "rows.json", ignore)
+    assert find(rows, TIME, "ffdnet")[0]["samples_ms"]
+    assert not find(rows, "paper quality", "bm3d")
+    why = {line.note for line in verdict_lines(rows) if line.network == "BM3D"}
+    assert why == {"package bm3d is not installed: pip install bm3d"}
+
+
+def test_what_is_only_scored_is_not_timed(sets: dict[str, Path], tmp_path: Path) -> None:
+    rows = measure_paper(Request(sets, ("mod-nas-ar",), crop=16), tmp_path / "rows.json", ignore)
+    assert not find(rows, TIME, "mod-nas-ar")
+
+
+def test_reasons_are_the_true_ones() -> None:
+    head = {"op": "paper", "asked": {"dncnn": ["Set12"], "rdn": ["Set12", "Urban100"], "mod-nas-t1": ["Urban100"]}}
+    failed = {
+        "op": TIME,
+        "network": "rdn",
+        "backend": "torch",
+        "samples_ms": [],
+        "failed": "out of memory on 9×9 pixels",
+    }
+    timed = {"op": TIME, "network": "mod-nas-t1", "backend": "torch", "samples_ms": [1.0]}
+    why = {(line.network, line.quantity): line.note for line in verdict_lines([head, failed, timed])}
+    assert why["DnCNN", "PSNR, Set12 σ=25"] == "no weights at hand"
+    assert why["DnCNN", "PSNR, BSD68 σ=25"] == "BSD68 was not given"
+    assert why["MemNet", "PSNR, Set12 σ=25"] == "not asked for"
+    assert why["DnCNN", "time, × MoD-NAS(T=1)’s"] == "Urban100 was not given"
+    assert why["RDN", "time, × MoD-NAS(T=1)’s"] == "out of memory on 9×9 pixels"
+    assert why["MemNet", "time, × MoD-NAS(T=1)’s"] == "not asked for"
+
+
 def test_a_network_that_memory_does_not_hold_is_told_and_left(
     sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +219,7 @@ def made_rows() -> list[Row]:
         {"op": COUNTS, "network": "mod-nas-t1", "parameters": 417_714, "macs": 485_198_496},
         {"op": COUNTS, "network": "mod-nas-t3-c64", "parameters": 3_491_718, "macs": 3_862_916_352},
         {"op": COUNTS, "network": "hinas", "parameters": 331_769, "macs": 756_264_960},
+        {"op": COUNTS, "network": "vdn", "parameters": 7_800_000},
     ]
 
 
@@ -167,7 +228,10 @@ def test_verdicts() -> None:
     t1 = "MoD-NAS(T=1)"
     assert lines["Table 2", t1, "parameters, k"].verdict == REPRODUCED
     assert lines["Table 2", t1, "MACs at 48×48, G"].verdict == REPRODUCED  # printed 0.48, which is 0.4852 cut
-    assert lines["Table 1", "MoD-NAS(T=3,C=64)", "parameters, k"].verdict == WORSE
+    assert lines["Table 1", "MoD-NAS(T=3,C=64)", "parameters, k"].verdict == OPEN
+    assert lines["Table 4", "VDN", "parameters, k"].verdict == DIFFERS
+    assert "3.3 times" in lines["Table 4", "VDN", "parameters, k"].note
+    assert lines["Table 4", "DANet", "parameters, k"].note == "no such count among the rows"
     claim = lines["Claims", t1, "time, share of DPDNN’s"]
     assert (claim.verdict, round(claim.measured, 4)) == (REPRODUCED, 0.1667)
     assert lines["Claims", t1, "time, share of DnCNN’s"].verdict == WORSE
@@ -179,11 +243,21 @@ def test_verdicts() -> None:
     assert time_ratio(made_rows(), "dpdnn", "mod-nas-t1") == (6.0, 6.0, 6.0)
 
 
-def test_a_spread_that_holds_the_paper_s_ratio_shows_no_difference() -> None:
+@pytest.mark.parametrize(
+    ("samples", "verdict"),
+    [
+        ([18.0, 36.0], REPRODUCED),  # 0.556, within a tenth of the paper's 0.534
+        ([16.0, 32.0], WORSE),  # 0.625
+        ([20.0, 30.77], REPRODUCED),  # 0.591 in all; from 0.53 to 0.62, which holds 0.534
+        ([25.0, 20.0], WORSE),  # from 0.52 to 0.88, which holds it too, and would hold much else
+    ],
+)
+def test_only_a_narrow_spread_says_that_a_ratio_is_reproduced(samples: list[float], verdict: str) -> None:
     rows = [row for row in made_rows() if row.get("network") != "dncnn"]
-    rows.append({"op": TIME, "network": "dncnn", "backend": "torch", "samples_ms": [25.0, 30.0]})  # 0.4 and 0.67
+    rows.append({"op": TIME, "network": "dncnn", "backend": "torch", "samples_ms": samples})
     line = next(x for x in verdict_lines(rows) if x.quantity == "time, share of DnCNN’s")
-    assert line.verdict == REPRODUCED
+    assert line.verdict == verdict
+    assert "over images" in line.note
 
 
 def test_scores_count_only_on_the_whole_set() -> None:
@@ -196,16 +270,24 @@ def test_scores_count_only_on_the_whole_set() -> None:
 
 def test_the_command(sets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out.json"
-    arguments = ["--data", str(sets["Urban100"]), "--networks", "ffdnet", "--crop", "16", "--images", "1"]
+    arguments = ["--data", str(sets["Urban100"]), "--networks", "ffdnet", "dncnn", "--crop", "16", "--images", "1"]
     assert main(["bench", "paper", *arguments, "-o", str(output)]) == 0
     printed = capsys.readouterr().out
     assert "Table 2  DnCNN                    parameters, k                        556     556.1  reproduced" in printed
     assert "figures not measured: no weights at hand" in printed
+    assert "figures not measured: Set12 was not given" in printed
+    assert "figures not measured: not asked for" in printed
+    assert re.search(r"network +s a megapixel +total, s +images", printed)
+    assert re.search(r"^FFDNet( +[\d.]+){2} +1$", printed, re.MULTILINE)
+    assert re.search(r"^Reading and noise, apart: [\d.e-]+ s\.$", printed, re.MULTILINE)
     assert json.loads(output.read_text())[0]["op"] == "paper"
     for wrong, message in (
         (["--data", str(tmp_path)], "not one of Set12, BSD68, Urban100, LIVE1; say which with NAME=DIR"),
         (["--networks", "dncm"], "unknown network 'dncm'"),
         (["--weights", "dncnn=nowhere"], "give NAME=FILE or NAME@SIGMA=FILE"),
+        (["--weights", f"dncnn@30={output}"], "scored are σ = 15, 25, 50, and JPEG quality 20"),
+        (["--weights", *2 * [f"dncnn={output}"]], f"dncnn at 25 has {output} already; give one of them"),
+        (["--weights", f"dncnn={output}", "--networks", "rdn"], "dncnn is not asked for; name it among --networks"),
     ):
         assert main(["bench", "paper", *wrong, "-o", str(output)]) == 2
         assert message in capsys.readouterr().err

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness import RESULTS
-from modnas_fast.bench.report import Section, load_results, readme_tables, render_html, render_markdown, renewed, sections
+from modnas_fast.bench.report import (
+    Section,
+    load_results,
+    readme_tables,
+    render_html,
+    render_markdown,
+    renewed,
+    sections,
+)
 from modnas_fast.bench.rows import Row
 from modnas_fast.bench.tables import own_tables
 from modnas_fast.cli import main

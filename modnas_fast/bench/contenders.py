@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +35,8 @@ NETWORKS = (*(name for name in LABELS if name != "bm3d"), *TODAYS)
 STAGES = {"mod-nas-t1": 1, "mod-nas-t3": 3, "mod-nas-t6": 6}
 STAND_INS = {"hinas": "a stand-in is counted and timed: HiNAS’s cells are published as a figure only"}
 SIGMA = 25.0  # of the timing protocol
+LEVELS = (15.0, 25.0, 50.0)
+JPEG_QUALITY = 20.0
 _SHIPPED = {("mod-nas-t1", sigma): default_model(sigma) for sigma in (15.0, 25.0, 50.0)}
 
 Run = Callable[[Tensor], Tensor]
@@ -62,6 +67,22 @@ def check_name(name: str) -> str:
     if name not in (*NETWORKS, *SCORED_ONLY):
         raise ModnasError(f"unknown network {name!r}; known: {', '.join((*NETWORKS, *SCORED_ONLY))}")
     return name
+
+
+def obstacle(name: str) -> str:
+    """Why this network cannot run here; empty if it can."""
+    missing = name == "bm3d" and importlib.util.find_spec("bm3d") is None
+    return "package bm3d is not installed: pip install bm3d" if missing else ""
+
+
+def weights_name(name: str, sigma: float, weights: Weights) -> str | None:
+    """What rows call the weights: a shipped model's name, or a file's SHA-256; None where there are none."""
+    file = weights.get((name, sigma))
+    return f"sha256:{_sha256(file)}" if file else _SHIPPED.get((name, sigma))
+
+
+def _sha256(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def is_trained(name: str, sigma: float, weights: Weights) -> bool:
@@ -123,15 +144,24 @@ def cost(name: str) -> Cost:
 
 
 def variants() -> dict[str, dict[str, int]]:
-    """Parameters, and MACs at 48×48 where published, of what Tables 1 and 5 have besides: C = 64, AR, 20 layers."""
+    """Parameters, and MACs at 48×48 where published, of what Tables 1, 4 and 5 have besides.
+
+    C = 64; the networks for RGB photographs; AR, and DnCNN of 20 layers.
+    """
     wide, ar = summarize(fixed_width(64), 3), summarize(Genotype.load("modnas-ar"), 3)
     with torch.device("meta"):
         deep = sum(x.numel() for x in DnCNN(1, 20).parameters())
     return {
         "mod-nas-t3-c64": {"parameters": wide.parameters, "macs": wide.macs_with_bias},
+        **{name: {"parameters": _parameters(name, 3)} for name in (row["name"] for row in PAPER["table4_sidd"])},
         "mod-nas-ar": {"parameters": ar.parameters},
         "dncnn20": {"parameters": deep},
     }
+
+
+def _parameters(name: str, channels_in: int) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in BASELINES[name].build(channels_in).parameters())
 
 
 def fixed_width(channels: int) -> Genotype:
@@ -159,9 +189,29 @@ def weight_file(text: str) -> tuple[tuple[str, float], str]:
         sigma = float(level or SIGMA)
     except ValueError:
         equals = ""
-    if not equals or not os.path.exists(file):
+    if not equals or not os.path.isfile(file):
         raise ModnasError(f"--weights is {text!r}; give NAME=FILE or NAME@SIGMA=FILE with a file that exists")
+    if sigma not in (*LEVELS, JPEG_QUALITY):
+        known = ", ".join(f"{known:g}" for known in LEVELS)
+        raise ModnasError(f"--weights {text}: scored are σ = {known}, and JPEG quality {JPEG_QUALITY:g}")
     return (check_name(name), sigma), file
+
+
+def weight_files(texts: Sequence[str], networks: Sequence[str]) -> dict[tuple[str, float], str]:
+    """`weight_file` of each.
+
+    Raises:
+        ModnasError: as it does; or two for one network and level, or one for a network that is not asked for.
+    """
+    found: dict[tuple[str, float], str] = {}
+    for text in texts:
+        key, file = weight_file(text)
+        if key in found:
+            raise ModnasError(f"--weights {text}: {key[0]} at {key[1]:g} has {found[key]} already; give one of them")
+        if key[0] not in networks:
+            raise ModnasError(f"--weights {text}: {key[0]} is not asked for; name it among --networks")
+        found[key] = file
+    return found
 
 
 def _on_meta(name: str) -> nn.Module:

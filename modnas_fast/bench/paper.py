@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ import torch
 from torch import Tensor
 
 from modnas_fast.bench.contenders import (
+    JPEG_QUALITY,
+    LEVELS,
     NETWORKS,
+    SCORED_ONLY,
     SIGMA,
     STAGES,
     Run,
@@ -32,7 +35,9 @@ from modnas_fast.bench.contenders import (
     cost,
     engine_of,
     is_trained,
+    obstacle,
     variants,
+    weights_name,
 )
 from modnas_fast.bench.machine import measure_machine, without_tf32
 from modnas_fast.bench.rows import Row, circumstances, read_rows, write_rows
@@ -43,8 +48,6 @@ from modnas_fast.images.files import from_float, list_images
 from modnas_fast.images.metrics import psnr, ssim
 
 SETS = ("Set12", "BSD68", "Urban100", "LIVE1")
-LEVELS = (15.0, 25.0, 50.0)
-JPEG_QUALITY = 20.0
 TIME, QUALITY, COUNTS = "paper time", "paper quality", "paper counts"
 READING, MACHINE, SETTINGS = "paper reading", "paper machine", "paper"
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -60,7 +63,7 @@ class Request:
 
     Attributes:
         data: set of `SETS` → folder of clean images; what needs another set is left out.
-        networks: of `NETWORKS`, timed and scored; BM3D may be among them, to be scored.
+        networks: of `NETWORKS`, timed and scored; of `SCORED_ONLY`, scored.
         weights: files beside the shipped models.
         device: where networks run.
         images: how many of Urban100's images are timed, spread over the set; None for all.
@@ -86,11 +89,11 @@ def measure_paper(request: Request, path: str | os.PathLike[str], progress: OnPr
 
     Args:
         request: what.
-        path: the rows; they may come from an earlier call, also for other networks, with the same settings.
+        path: the rows; they may come from an earlier call, also for other networks, with the same settings and weights.
         progress: called with the share of the work done and what runs.
 
     Raises:
-        ModnasError: the file has rows of other settings, or an image or weight file cannot be read.
+        ModnasError: the file has rows of other settings or weights, or an image or weight file cannot be read.
     """
     book = _Book(Path(path), request)
     with without_tf32():
@@ -100,6 +103,9 @@ def measure_paper(request: Request, path: str | os.PathLike[str], progress: OnPr
 
 
 def _measure(request: Request, book: _Book, progress: OnProgress) -> None:
+    absent = {name: why for name in request.networks if (why := obstacle(name))}
+    book.note(request, absent)
+    request = replace(request, networks=[name for name in request.networks if name not in absent])
     if not book.find(MACHINE, None):
         progress(0, "counting")
         for name in NETWORKS:
@@ -122,12 +128,32 @@ class _Book:
         if self.rows and head is None:
             raise ModnasError(f"{path}: has other results; give a file of its own with -o")
         for key, value in request.settings.items():
-            if head is not None and head[key] != value:
-                raise ModnasError(f"{path}: was measured with {key} = {head[key]}, not {value}; give another file")
-        if head is not None and head["commit"] != self._here["commit"]:
-            raise ModnasError(f"{path}: was measured at commit {head['commit']}; give another file with -o")
-        if head is None:
-            self.add(op=SETTINGS)
+            if head is not None and head.get(key) != value:
+                raise ModnasError(f"{path}: was measured with {key} = {head.get(key)}, not {value}; give another file")
+        if head is not None and head.get("commit") != self._here["commit"]:
+            raise ModnasError(f"{path}: was measured at commit {head.get('commit')}; give another file with -o")
+        for row in self.rows:
+            self._check_weights(row, request)
+        self._head = head or self.add(op=SETTINGS)
+
+    def _check_weights(self, row: Row, request: Request) -> None:
+        if row["op"] not in (TIME, QUALITY) or row["network"] not in request.networks:
+            return
+        level = row.get("level", SIGMA)
+        before, now = row.get("weights"), weights_name(row["network"], level, request.weights)
+        if before != now:
+            raise ModnasError(
+                f"{self._path}: {row['network']} at {level:g} was measured with {_named(before)}, not with "
+                f"{_named(now)}; give another file with -o"
+            )
+
+    def note(self, request: Request, absent: Mapping[str, str]) -> None:
+        """What was asked for, in all calls, and what this one cannot have, for verdicts to tell why a figure lacks."""
+        asked = self._head.setdefault("asked", {})
+        for name in request.networks:
+            asked[name] = list(dict.fromkeys((*asked.get(name, ()), *request.data)))
+        kept = {name: why for name, why in self._head.get("absent", {}).items() if name not in request.networks}
+        self._head["absent"] = {**kept, **absent}
 
     def find(self, op: str, network: str | None, **more: Any) -> Row | None:
         wanted = {"op": op, **({"network": network} if network else {}), **more}
@@ -176,13 +202,14 @@ def _measure_times(request: Request, book: _Book, progress: OnProgress) -> None:
     files = _spread(list_images([request.data["Urban100"]]), request.images)
     timed: list[_Timed] = []
     for name in request.networks:
-        if name == "bm3d":
+        if name in SCORED_ONLY:
             continue
         for backend, run in _ways(name, request):
             row = book.find(TIME, name, backend=backend)
             if row is None:
                 start = {"layout": "", "trained": is_trained(name, SIGMA, request.weights), "samples_ms": []}
-                row = book.add(op=TIME, network=name, backend=backend, dtype="float32", **start)
+                used = weights_name(name, SIGMA, request.weights)
+                row = book.add(op=TIME, network=name, backend=backend, dtype="float32", weights=used, **start)
             timed.append(_Timed(name, run, row, request.device))
     reading = book.find(READING, None) or book.add(op=READING, names=[], pixels=[], samples_ms=[])
     left = sum(one.work * (len(files) - len(one.row["samples_ms"])) for one in timed if not one.row.get("failed"))
@@ -275,7 +302,7 @@ def _measure_quality(request: Request, book: _Book, progress: OnProgress) -> Non
         for name in request.networks
         for data in ("Set12", "BSD68", "Urban100")
         for level in LEVELS
-        if name == "bm3d" or (data, level) != ("Urban100", SIGMA)
+        if name in SCORED_ONLY or (data, level) != ("Urban100", SIGMA)
     ]
     coded = [_Scored(name, "LIVE1", JPEG_QUALITY) for name, level in request.weights if level == JPEG_QUALITY]
     jobs = [
@@ -284,9 +311,11 @@ def _measure_quality(request: Request, book: _Book, progress: OnProgress) -> Non
         if job.data in request.data and is_trained(job.network, job.level, request.weights)
     ]
     for index, job in enumerate(jobs):
-        row = book.find(QUALITY, job.network, data=job.data, level=job.level) or book.add(
-            op=QUALITY, network=job.network, data=job.data, level=job.level, names=[], psnr=[], ssim=[]
-        )
+        row = book.find(QUALITY, job.network, data=job.data, level=job.level)
+        if row is None:
+            used = weights_name(job.network, job.level, request.weights)
+            what = {"network": job.network, "data": job.data, "level": job.level, "weights": used}
+            row = book.add(op=QUALITY, **what, names=[], psnr=[], ssim=[])
         files = _spread(list_images([request.data[job.data]]), request.images if job.data == "Urban100" else None)
         left = files[len(row["names"]) :]
         net = build(job.network, job.level, request.weights, request.device)
@@ -311,6 +340,10 @@ def _spread(files: Sequence[tuple[Path, Path]], count: int | None) -> Sequence[t
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _named(weights: str | None) -> str:
+    return weights[:19] + "…" if weights and weights.startswith("sha256:") else weights or "no weights"
 
 
 def _rounded(value: float) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from modnas_fast.bench.contenders import LABELS, NETWORKS, PAPER, STAND_INS, label
-from modnas_fast.bench.paper import COUNTS, TIME
+from modnas_fast.bench.paper import COUNTS, QUALITY, READING, SETS, SETTINGS, TIME
 from modnas_fast.bench.rows import Row
 from modnas_fast.bench.verdicts import Line, milliseconds_per_megapixel, projected_seconds, time_ratio, verdict_lines
 
@@ -30,6 +30,18 @@ class Table:
     def markdown(self) -> str:
         lines = [self.head, ("---",) * len(self.head), *self.rows]
         return "\n".join("|" + "|".join(f" {cell} ".replace("  ", " ") for cell in line) + "|" for line in lines)
+
+    def text(self) -> str:
+        """For terminals: columns of their widest cell, all but the first to the right."""
+        lines = [self.head, *self.rows]
+        widths = [max(len(line[index]) for line in lines) for index in range(len(self.head))]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if index else cell.ljust(width)
+                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
 
     def html(self) -> str:
         head = "".join(f"<th>{escape(cell)}</th>" for cell in self.head)
@@ -58,8 +70,19 @@ def own_tables(rows: Sequence[Row]) -> list[Table]:
 def paper_tables(rows: Sequence[Row]) -> list[Table]:
     """Of the rows of one `measure_paper`."""
     lines = verdict_lines(rows)
-    tables = [_claims(lines), _times(rows, lines), _counts(lines), _scores(lines), _left(lines)]
-    return [table for table in tables if table.rows]
+    command = paper_command(rows)
+    tables = [_claims(lines), times_table(rows, lines), _counts(lines), _scores(lines), _left(lines)]
+    return [replace(table, command=command) for table in tables if table.rows]
+
+
+def paper_command(rows: Sequence[Row]) -> str:
+    """What measures such rows, with the options that they were measured with."""
+    head: Row = next((row for row in rows if row["op"] == SETTINGS), {})
+    had = {row.get("data", "Urban100") for row in rows if row["op"] in (TIME, QUALITY)}
+    sets = [data for data in SETS if data in had]
+    words = ["modnas-fast bench paper", *(["--data", *sets] if sets else [])]
+    words += [f"--{key} {head[key]}" for key in ("images", "crop") if head.get(key)]
+    return " ".join(words if head.get("device", "cpu") == "cpu" else [*words, "--device cuda"])
 
 
 def latest_rows(rows: Sequence[Row]) -> list[Row]:
@@ -68,7 +91,8 @@ def latest_rows(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         if "median_ms" in row:
             key = tuple(
-                str(row.get(field)) for field in ("op", "backend", "mode", "dtype", "shape", "machine", "device", "threads")
+                str(row.get(field))
+                for field in ("op", "backend", "mode", "dtype", "shape", "machine", "device", "threads")
             )
             found.pop(key, None)
             found[key] = row
@@ -235,7 +259,8 @@ def _claims(lines: Sequence[Line]) -> Table:
     return Table("claims", "The paper’s claims of speed and size", head, cells, "modnas-fast bench paper")
 
 
-def _times(rows: Sequence[Row], lines: Sequence[Line]) -> Table:
+def times_table(rows: Sequence[Row], lines: Sequence[Line]) -> Table:
+    """A network a line; seconds of all its images, and for a megapixel."""
     verdicts = {line.network: line for line in lines if line.quantity.startswith("time, ×")}
     counts = {row["network"]: row for row in rows if row["op"] == COUNTS}
     speeds = milliseconds_per_megapixel(rows)
@@ -254,6 +279,7 @@ def _times(rows: Sequence[Row], lines: Sequence[Line]) -> Table:
                 (
                     label(name) + ("*" if name in STAND_INS else "") + (", engine" if backend == "engine" else ""),
                     row.get("failed") or (f"{speed / 1e3:.2f}" if speed else ""),
+                    f"{sum(row['samples_ms']) / 1e3:.3g}",
                     f"{len(row['samples_ms'])}",
                     f"{ratio[0]:.2f}" if ratio else "",
                     f"{line.paper:.2f}" if line else "",
@@ -267,6 +293,7 @@ def _times(rows: Sequence[Row], lines: Sequence[Line]) -> Table:
     head = (
         "network",
         "s a megapixel",
+        "total, s",
         "images",
         "× T=1 here",
         "paper",
@@ -274,7 +301,9 @@ def _times(rows: Sequence[Row], lines: Sequence[Line]) -> Table:
         "2080 Ti, all of Urban100: paper",
         "projection: arithmetic alone at its peak",
     )
-    note = "; ".join(f"* {text}" for text in STAND_INS.values())
+    notes = [f"* {text}." for name, text in STAND_INS.items() if (name, "torch") in times]
+    apart = sum(sum(row["samples_ms"]) for row in rows if row["op"] == READING) / 1e3
+    note = " ".join([f"Reading and noise, apart: {apart:.3g} s.", *notes])
     return Table("times", "Time on Urban100, σ = 25", head, cells, "modnas-fast bench paper", note)
 
 
@@ -309,8 +338,7 @@ def _left(lines: Sequence[Line]) -> Table:
     left: dict[tuple[str, str], list[str]] = {}
     for line in lines:
         if line.measured is None:
-            reason = line.note or "not asked for"
-            left.setdefault((line.table, reason), []).append(line.network)
+            left.setdefault((line.table, line.note), []).append(line.network)
     cells = [
         (table, reason, str(len(names)), ", ".join(dict.fromkeys(names))) for (table, reason), names in left.items()
     ]

@@ -82,17 +82,23 @@ def _run_of_checkout(name: str, arguments: Sequence[str]) -> int:
 
 
 def _paper(arguments: argparse.Namespace) -> int:
-    from modnas_fast.bench.contenders import NETWORKS, check_name, weight_file
+    from modnas_fast.bench.contenders import NETWORKS, SCORED_ONLY, check_name, weight_files
     from modnas_fast.bench.paper import Request, measure_paper
     from modnas_fast.bench.rows import machine_name
+    from modnas_fast.bench.tables import times_table
     from modnas_fast.bench.verdicts import LEGEND, verdict_lines
     from modnas_fast.cli.progress import ProgressLine
     from modnas_fast.networks.device import choose_device
 
+    networks = list(map(check_name, arguments.networks or NETWORKS))
+    if not arguments.networks:  # what is only scored is asked for by its weights
+        networks += [
+            name for name in SCORED_ONLY if any(text.startswith((f"{name}@", f"{name}=")) for text in arguments.weights)
+        ]
     request = Request(
         data=dict(map(_data_set, arguments.data)),
-        networks=[check_name(name) for name in arguments.networks or NETWORKS],
-        weights=dict(map(weight_file, arguments.weights)),
+        networks=networks,
+        weights=weight_files(arguments.weights, networks),
         device=choose_device(arguments.device),
         images=arguments.images,
         crop=arguments.crop,
@@ -101,8 +107,12 @@ def _paper(arguments: argparse.Namespace) -> int:
     progress = ProgressLine()
     rows = measure_paper(request, output, progress.update)
     progress.clear()
-    for text in _table(verdict_lines(rows)):
+    lines = verdict_lines(rows)
+    for text in _table(lines):
         print(text)
+    times = times_table(rows, lines)
+    if times.rows:
+        print(f"\n{times.title}\n{times.text()}\n{times.note}")
     print(f"\n{LEGEND}\n{output}")
     return 0
 
@@ -117,7 +127,7 @@ def _table(lines: Sequence[Line]) -> list[str]:
     left: dict[tuple[str, str], int] = {}
     for line in lines:
         if line.measured is None:
-            key = (line.table, line.note or "its data set or network was not asked for")
+            key = (line.table, line.note)
             left[key] = left.get(key, 0) + 1
     texts += [f"{table:8} {count} figures not measured: {reason}" for (table, reason), count in left.items()]
     return texts
