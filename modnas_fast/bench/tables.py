@@ -234,7 +234,7 @@ def _any(op: str, rows: Sequence[Row]) -> Table:
 
 # What an op's rows that have no table of their own are called, and what measures them; of all others, the Triton ops'.
 _OTHERS = {
-    "denoise": ("Denoising, other runs", "modnas-fast bench engine"),
+    "denoise": ("Denoising, run by run", "modnas-fast bench engine"),
     "denoise a set": ("Denoising a set", "modnas-fast bench engine --data DIR"),
     "import": ("Importing, over torch’s own import", "python -m benchmarks.bench_denoise"),
     "search step": ("One step of a search", "modnas-fast bench search"),
