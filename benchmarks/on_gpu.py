@@ -4,13 +4,13 @@ python -m benchmarks.on_gpu --out DIR [--only STAGE ...] [--data DIR/Urban100] [
 
 Needs no network and no installation. Stages run one after the other, the most telling first, each in a process of its
 own with its log in DIR/STAGE.log; what is done is in DIR/stages.state, so that the same command goes on after an
-interruption, and starts anew where the source has changed since. What was not tried yet comes before what failed or was
-too long, which is tried again. A call ends within its minutes: a stage that they cut off starts anew in the next call,
-but for the paper's tables, which go on where they were. The build is repeated where it is gone. Rows go to
-benchmarks/results/ and, as they come, to DIR/rows.json, the paper's to DIR/paper.json: `modnas-fast bench report DIR`
-makes a page of them. What is printed at the end, a line a stage and the tables of the rows, is in DIR/table.txt.
-Without --data the paper's tables and the times of a set are left out, and where its images cannot be read: PNG files
-need imagecodecs, .npy files do not.
+interruption, and starts anew where the source has changed since. What was not tried yet comes before what failed or
+was too long, which is tried again. A call ends within its minutes: a stage that they cut off starts anew in the next
+call, but for the paper's tables, which go on where they were. The build is repeated where it is gone. Rows go to
+benchmarks/results/ and, as they come, to DIR/rows.json, the paper's to a file of their source's own, DIR/paper-….json:
+`modnas-fast bench report DIR` makes a page of them. What is printed at the end, a line a stage and the tables of the
+rows, is in DIR/table.txt. Without --data the paper's tables and the times of a set are left out, and where its images
+cannot be read: PNG files need imagecodecs, .npy files do not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import torch
 
 from benchmarks.harness import RESULTS, machine_name
 from modnas_fast.bench.report import load_results, render_markdown
-from modnas_fast.bench.rows import read_rows, write_rows
+from modnas_fast.bench.rows import circumstances, read_rows, write_rows
 from modnas_fast.errors import ModnasError
 from modnas_fast.images.evaluation import read_clean_image
 from modnas_fast.images.files import list_images
@@ -109,9 +109,14 @@ def stages_of(out: Path, data: Sequence[str]) -> Stages:
         "supernet-compiled": Stage((*supernet, "compiled")),
     }
     if data:
-        paper = ("-m", "modnas_fast", "bench", "paper", *cuda, "--data", *data, "-o", str(out / "paper.json"))
+        paper = ("-m", "modnas_fast", "bench", "paper", *cuda, "--data", *data, "-o", str(_paper_of(out)))
         stages["paper"] = Stage(paper, goes_on=True)
     return stages
+
+
+def _paper_of(out: Path) -> Path:
+    """A file of rows has one commit; another source begins another."""
+    return out / f"paper-{circumstances()['commit'] or 'source'}-{source_digest()[:8]}.json"
 
 
 def run_stages(stages: Stages, out: Path, seconds: float) -> dict[str, dict[str, Any]]:
@@ -213,7 +218,7 @@ def table(done: Mapping[str, Mapping[str, Any]], stages: Stages, out: Path) -> s
         if told and (out / f"{name}.log").exists():
             log = (out / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
             lines += [f"    {line}" for line in log[-told:]]
-    measured = [path for path in (out / "rows.json", out / "paper.json") if path.exists()]
+    measured = [*out.glob("rows.json"), *sorted(out.glob("paper-*.json"))]
     tables = render_markdown(load_results(measured)) if measured else "No rows yet."
     return "\n".join(lines) + f"\n\n{tables}\n"
 

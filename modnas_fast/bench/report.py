@@ -58,7 +58,7 @@ class Section:
         if self.is_paper:
             times = [row for row in self.rows if row["op"] == TIME and "failed" not in row]
             images = min((len(row["samples_ms"]) for row in times), default=0)
-            crop = f"the middle {last['crop']}×{last['crop']} of each" if last["crop"] else "whole"
+            crop = f"the middle {last['crop']}×{last['crop']} of each" if last.get("crop") else "whole"
             text += f"; Urban100: {counted(images, 'image')}, {crop}"
         return text + "."
 
