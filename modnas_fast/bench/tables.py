@@ -175,7 +175,8 @@ def _training(rows: Sequence[Row]) -> Table:
         alike = [x for x in rows if all(x[key] == row[key] for key in ("dtype", "mode", "date"))]
         base = next((x for x in alike if x["backend"] == "channels_last"), None)
         faster = f" ({base['median_ms'] / row['median_ms']:.2f}×)" if base and row is not base else ""
-        speed = f"{1e3 * row['shape'][0] / row['median_ms']:.3g}"
+        patches = 1e3 * row["shape"][0] / row["median_ms"]
+        speed = f"{patches:.3g}" if patches < 999.5 else f"{patches:.0f}"
         cells.append((row["backend"], row["dtype"], duration(row["median_ms"]) + faster, speed))
     head = ("convolutions", "dtype", "a step", "patches a second")
     return Table("training", "One step of training", head, cells, _command("modnas-fast bench train", rows))
@@ -227,7 +228,7 @@ def _any(op: str, rows: Sequence[Row]) -> Table:
     ]
     kept = [index for index in range(len(head)) if any(line[index] for line in lines)]
     cells = [tuple(line[index] for index in kept) for line in lines]
-    title, command = _OTHERS.get(op, (op[:1].upper() + op[1:], "modnas-fast bench ops"))
+    title, command = _OTHERS.get(op, (op[:1].upper() + op[1:].replace("_", " "), "modnas-fast bench ops"))
     name = op.replace(" ", "-")
     return Table(name, title, tuple(head[index] for index in kept), cells, _command(command, rows))
 
