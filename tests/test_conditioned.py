@@ -200,6 +200,10 @@ def test_plug_and_play() -> None:
     expected = [net(x[i : i + 1, c : c + 1], (0.02, 0.1)[i] * 255) for i in range(2) for c in range(3)]
     torch.testing.assert_close(result, torch.cat(expected).reshape(x.shape), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(denoiser(x, 0.1)[1], result[1], rtol=1e-4, atol=1e-5)
+    for same in ([0.02, 0.1], np.array([0.02, 0.1])):
+        torch.testing.assert_close(denoiser(x, same), result)
+    with pytest.raises(ModnasError, match="sigma holds 3 levels for 2 images"):
+        denoiser(x, [0.02, 0.1, 0.2])
     (gradient,) = torch.autograd.grad(result.sum(), x)
     assert gradient.abs().max() > 0
     colour = PlugAndPlay(conditioned_net(channels=3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +40,7 @@ class PlugAndPlay(nn.Module):
         Args:
             x: float [N, C, H, W], nominally in [0, 1]. A gray model takes any C and runs every channel by itself.
             sigma: the noise's standard deviation in x's unit (25/255, say; deepinv's convention): a number, or a tensor
-                of one or of N elements, whose values are not looked at.
+                (array, list) of one or of N elements, whose values are not looked at.
 
         Returns:
             The estimates, of x's shape and dtype, not clipped; the network computes in its own dtype (see `.double()`).
@@ -50,12 +51,14 @@ class PlugAndPlay(nn.Module):
         if not isinstance(x, Tensor) or not x.is_floating_point():
             kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise ModnasError(f"x is {kind}; give a float tensor [N, C, H, W] in [0, 1]")
-        if not isinstance(sigma, Tensor):
+        if not isinstance(sigma, Tensor) and np.ndim(sigma) == 0:
             sigma = as_level(sigma, "in x's unit")
             if sigma > 1:
                 raise ModnasError(f"sigma is {sigma:g}; σ is in x's unit: divide by 255")
         y = x.to(self.net.dtype)
         level = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).reshape(-1) * 255
+        if y.ndim == 4 and level.numel() not in (1, len(y)):
+            raise ModnasError(f"sigma holds {level.numel()} levels for {len(y)} images; give one, or one an image")
         if self.net.channels_in == 1 and y.ndim == 4:
             y = y.reshape(-1, 1, *y.shape[2:])
             if level.numel() > 1:
