@@ -17,7 +17,9 @@ PATCH, STRIDE = 10, 5
 SEARCH = 15  # patches, side of the square in which a patch looks for neighbours
 TEMPERATURE_BIAS = 0.1
 SMALLEST = PATCH + 2 * STRIDE  # 3×3 patches: each has as many others as the neighbours need
-QUERIES = 32  # patches whose candidates are gathered at once: more are slower to get memory for
+# Patches whose candidates are gathered at once: more are slower to get memory for. Results go into one tensor each: kept
+# one by one, they would lie between the gathered ones and keep gigabytes from being used again.
+QUERIES = 32
 
 
 class LocalCNN(nn.Module):
@@ -77,16 +79,21 @@ class NeuralNeighbours(nn.Module):
     def _distances(self, embedded: Tensor, near: Tensor) -> Tensor:
         """Squared distances of each patch to its candidates, [N, M, O]."""
         squares = embedded.square().sum(-1)  # [N, M]
-        parts = []
-        for own, others in zip(embedded.split(QUERIES, dim=1), near.split(QUERIES), strict=True):
+        distances = embedded.new_empty(len(embedded), *near.shape)
+        for begin in range(0, len(near), QUERIES):
+            chunk = slice(begin, begin + QUERIES)
+            own, others = embedded[:, chunk], near[chunk]
             products = _gather(embedded, others) @ own[..., None]  # [N, m, O, 1]
-            parts.append(own.square().sum(-1, keepdim=True) + squares[:, others] - 2 * products[..., 0])
-        return torch.cat(parts, dim=1)
+            distances[:, chunk] = own.square().sum(-1, keepdim=True) + squares[:, others] - 2 * products[..., 0]
+        return distances
 
     def _aggregate(self, weights: Tensor, patches: Tensor, near: Tensor) -> Tensor:
         """Σ_o w_o·p_o, [N, M, k, O] and [N, M, F] to [N, M, k, F]."""
-        chunks = zip(weights.split(QUERIES, dim=1), near.split(QUERIES), strict=True)
-        return torch.cat([part @ _gather(patches, others) for part, others in chunks], dim=1)
+        found = weights.new_empty(*weights.shape[:3], patches.shape[2])
+        for begin in range(0, len(near), QUERIES):
+            chunk = slice(begin, begin + QUERIES)
+            found[:, chunk] = weights[:, chunk] @ _gather(patches, near[chunk])
+        return found
 
     def _images(self, found: Tensor, x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
         """Patches [N, M, k, 800] as k images beside each other, [N, 8·k, H, W]."""
