@@ -17,8 +17,8 @@ PATCH, STRIDE = 10, 5
 SEARCH = 15  # patches, side of the square in which a patch looks for neighbours
 TEMPERATURE_BIAS = 0.1
 SMALLEST = PATCH + 2 * STRIDE  # 3×3 patches: each has as many others as the neighbours need
-# Patches whose candidates are gathered at once: more are slower to get memory for. Results go into one tensor each: kept
-# one by one, they would lie between the gathered ones and keep gigabytes from being used again.
+# Patches whose candidates are gathered at once: more are slower to get memory for. Results go into one tensor each: one
+# by one they would lie between the gathered ones, and keep gigabytes from being used again.
 QUERIES = 32
 
 
