@@ -27,6 +27,7 @@ from modnas_fast.search.checkpoint import Counters, SearchState, load_search, sa
 from modnas_fast.search.config import SearchConfig
 from modnas_fast.search.cost import expected_cost
 from modnas_fast.search.history import append_record, epoch_record, read_history, truncate_history
+from modnas_fast.search.initial import scale_weights
 from modnas_fast.search.latency import LATENCY_FILE, LatencyTable, penalty_table
 from modnas_fast.search.monitor import collapse_warnings
 from modnas_fast.search.steps import GraphedStep, Penalty, Step, build_adam
@@ -281,6 +282,8 @@ def split_in_halves(images: list[Any], seed: int) -> tuple[list[Any], list[Any]]
 
 def _build_supernet(config: SearchConfig) -> SuperNet:
     net = SuperNet(config.stages, config.channels, config.channels_in, config.backend, config.depth_search)
+    if config.scaled_start:
+        scale_weights(net)
     if not config.model_guide:
         with torch.no_grad():
             for stage in net.stages:
