@@ -3,8 +3,6 @@
 //
 // A run of tiles goes through steps whose operands stay in the L2 cache. At the images' borders a tile's patch is
 // copied with zeros around it; everywhere else it is read in place.
-#include <type_traits>
-
 #include "cpu/multiply.h"
 #include "cpu/parts.h"
 #include "cpu/training.h"
@@ -376,12 +374,17 @@ MODNAS_FAST_INLINE void transform_kernel_gradient(const float* from, int64_t poi
   }
 }
 
-// Calls function(kernel side, element), whose types alone matter.
+template <int kTaps>
+struct Kernel {
+  static constexpr int taps = kTaps;
+};
+
+// Calls function(kernel, element), whose types alone matter.
 template <typename Function>
 void with_kernel(const ConvolutionArguments& arguments, const Function& function) {
   with_element(arguments.storage, [&](auto element) {
-    if (arguments.kernel == 3) function(std::integral_constant<int, 3>(), element);
-    if (arguments.kernel == 5) function(std::integral_constant<int, 5>(), element);
+    if (arguments.kernel == 3) function(Kernel<3>(), element);
+    if (arguments.kernel == 5) function(Kernel<5>(), element);
   });
 }
 
@@ -440,15 +443,15 @@ void transform_weights_gradient(const ConvolutionArguments& arguments, const flo
 }
 
 void convolution(const ConvolutionArguments& arguments, float* scratch, int64_t tile_begin, int64_t tile_end) {
-  with_kernel(arguments, [&](auto taps, auto element) {
-    convolve<decltype(taps)::value, decltype(element)>(arguments, scratch, tile_begin, tile_end);
+  with_kernel(arguments, [&](auto kernel, auto element) {
+    convolve<decltype(kernel)::taps, decltype(element)>(arguments, scratch, tile_begin, tile_end);
   });
 }
 
 void convolution_dweight(const ConvolutionArguments& arguments, float* scratch, int64_t tile_begin, int64_t tile_end,
                          float* transformed) {
-  with_kernel(arguments, [&](auto taps, auto element) {
-    accumulate<decltype(taps)::value, decltype(element)>(arguments, scratch, tile_begin, tile_end, transformed);
+  with_kernel(arguments, [&](auto kernel, auto element) {
+    accumulate<decltype(kernel)::taps, decltype(element)>(arguments, scratch, tile_begin, tile_end, transformed);
   });
 }
 
