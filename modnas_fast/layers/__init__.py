@@ -2,6 +2,7 @@
 
 from modnas_fast.layers.mixed import MixedOp, stack_parameters
 from modnas_fast.layers.operations import (
+    LAST_CONVOLUTIONS,
     DilatedConv,
     InterpolatedConv,
     PlainConv,
@@ -13,6 +14,7 @@ from modnas_fast.layers.operations import (
 )
 
 __all__ = [
+    "LAST_CONVOLUTIONS",
     "DilatedConv",
     "InterpolatedConv",
     "MixedOp",

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 from modnas_fast.genotype import PRIMITIVES
 
+# The convolutions that operations end in, by name; a residual block ends in two.
+LAST_CONVOLUTIONS = frozenset({"conv", "pointwise", "pointwise2", "conv2", "shortcut"})
+
 
 class PlainConv(nn.Module):
     """ReLU → k×k convolution of stride 1 (`conv_3x3`, `conv_5x5`) or 2 (the down-sampling `conv_3x3`)."""

@@ -27,15 +27,13 @@ from torch import Tensor, nn
 
 from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import Block
-from modnas_fast.layers import MixedOp, SubPixelConv
+from modnas_fast.layers import LAST_CONVOLUTIONS, MixedOp, SubPixelConv
 from modnas_fast.networks import DerivedNet
 from modnas_fast.search.architecture import Architecture, BlockParameters, MixtureParameters
 from modnas_fast.search.derive import Derivation, LayerDecision
 from modnas_fast.search.stage import SuperBlock, SuperStage
 from modnas_fast.search.supernet import SuperNet
 from modnas_fast.search.weights import supernet_channels
-
-_LAST = frozenset({"conv", "pointwise", "pointwise2", "conv2", "shortcut"})  # what an operation ends in
 
 
 def inherit_weights(supernet: SuperNet, derivation: Derivation, stages: int | None = None) -> DerivedNet:
@@ -128,7 +126,7 @@ class _StageSlices:
         gate = raw.beta[list(candidates).index(decision.op), outputs]
         operation = candidates[decision.op]
         for name, conv in _convolutions(operation):
-            if name not in _LAST:
+            if name not in LAST_CONVOLUTIONS:
                 self._conv(f"{place}.{name}", conv, inputs, inputs)
             elif isinstance(operation, SubPixelConv):  # channel c of the result is shuffled from channels 4·c … 4·c + 3
                 phases = (4 * outputs[:, None] + torch.arange(4, device=self._device)).flatten()

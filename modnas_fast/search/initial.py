@@ -18,11 +18,10 @@ from typing import cast
 import torch
 from torch import nn
 
-from modnas_fast.layers import MixedOp, ResidualBlock
+from modnas_fast.layers import LAST_CONVOLUTIONS, MixedOp, ResidualBlock
 from modnas_fast.search.stage import SuperStage
 from modnas_fast.search.supernet import SuperNet
 
-_LAST = ("conv", "pointwise", "pointwise2", "conv2", "shortcut")  # what an operation ends in
 _LINEAR = ("pointwise", "pointwise1", "pointwise2", "shortcut")  # what no ReLU stands before
 
 
@@ -47,7 +46,7 @@ def _draw_candidates(layer: MixedOp) -> None:
         ends = 2 if isinstance(operation, ResidualBlock) else 1  # two sums are added there
         for name, conv in operation.named_children():
             square = 1 if name in _LINEAR else 2
-            _draw(conv, square * len(layer) / ends if name in _LAST else square)
+            _draw(conv, square * len(layer) / ends if name in LAST_CONVOLUTIONS else square)
 
 
 def _draw(module: nn.Module, square: float) -> None:
