@@ -22,6 +22,7 @@ from benchmarks.harness import add_output, append_rows, interleave, positive
 from modnas_fast import DerivedNet, Genotype
 from modnas_fast.bench.machine import without_tf32
 from modnas_fast.ops import fast_convolutions
+from modnas_fast.runs.memory import keep_freed_memory
 
 FAST = "fast_convolutions"
 # Precision and way → the largest error of a gradient, as a share of the largest gradient's norm.
@@ -85,6 +86,8 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures and prints; adds the rows."""
+    if arguments.device == "cpu":
+        keep_freed_memory()  # for all of them, as `modnas-fast train` does
     net, batch = build(arguments.device, arguments.batch, arguments.patch)
     small = batch[0][:2], batch[1][:2]
     exact = Step(net.double(), (small[0].double(), small[1].double()), "float64", "contiguous").gradients()

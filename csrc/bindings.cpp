@@ -132,8 +132,8 @@ ConvolutionArguments dense(const py::array& x, const py::array& y, const Floats&
   return arguments;
 }
 
-void convolve(const py::array& x, const Floats& weights, const py::object& bias, py::array y, int threads,
-              const std::string& variant) {
+void convolve(const py::array& x, const Floats& weights, const py::object& bias, const py::object& rectified, py::array y,
+              int threads, const std::string& variant) {
   const Kernels& kernels = require_kernels(variant.c_str());
   ConvolutionArguments arguments = dense(x, y, weights);
   Floats values;
@@ -142,19 +142,29 @@ void convolve(const py::array& x, const Floats& weights, const py::object& bias,
     if (values.size() != arguments.channels_out) throw std::invalid_argument("the bias is [channels out]");
     arguments.bias = values.data();
   }
+  py::array mask;
+  if (!rectified.is_none()) {
+    mask = py::cast<py::array>(rectified);
+    if (storage_of(mask) != arguments.storage || !std::equal(mask.shape(), mask.shape() + 4, y.shape())) {
+      throw std::invalid_argument("what is rectified is of y's dtype and shape");
+    }
+    arguments.rectified = mask.data();
+  }
   arguments.weights = weights.data();
   arguments.y = y.mutable_data();
   py::gil_scoped_release release;
   convolution(arguments, kernels, threads);
 }
 
-void convolve_dweight(const py::array& x, const py::array& dy, Floats dweight, int threads, const std::string& variant) {
+void convolve_dweight(const py::array& x, const py::array& dy, Floats dweight, Floats dbias, int threads,
+                      const std::string& variant) {
   const Kernels& kernels = require_kernels(variant.c_str());
   ConvolutionArguments arguments = dense(x, dy, dweight);
   arguments.y_given = dy.data();
-  float* to = dweight.mutable_data();
+  if (dbias.size() != arguments.channels_out) throw std::invalid_argument("the bias's gradient is [channels out]");
+  float *weights = dweight.mutable_data(), *bias = dbias.mutable_data();
   py::gil_scoped_release release;
-  convolution_dweight(arguments, to, kernels, threads);
+  convolution_dweight(arguments, weights, bias, kernels, threads);
 }
 
 // [k, k, channels] weights.
@@ -221,8 +231,10 @@ PYBIND11_MODULE(_engine, module) {
   const auto given = [](const char* name) { return py::arg(name).noconvert(); };
   const py::arg threads("threads");
   const py::arg_v variant("variant", "");
-  module.def("convolution", convolve, given("x"), given("weight"), py::arg("bias"), given("y"), threads, variant);
-  module.def("convolution_dweight", convolve_dweight, given("x"), given("dy"), given("dweight"), threads, variant);
+  module.def("convolution", convolve, given("x"), given("weight"), py::arg("bias"), py::arg("rectified"), given("y"),
+             threads, variant);
+  module.def("convolution_dweight", convolve_dweight, given("x"), given("dy"), given("dweight"), given("dbias"), threads,
+             variant);
   module.def("depthwise", convolve_depthwise, given("x"), given("weight"), py::arg("dilation"), given("y"), threads,
              variant);
   module.def("depthwise_dweight", convolve_depthwise_dweight, given("x"), given("dy"), py::arg("dilation"),

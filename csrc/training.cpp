@@ -59,9 +59,11 @@ void convolution(ConvolutionArguments arguments, const Kernels& kernels, int thr
   });
 }
 
-void convolution_dweight(const ConvolutionArguments& arguments, float* dweight, const Kernels& kernels, int threads) {
+void convolution_dweight(const ConvolutionArguments& arguments, float* dweight, float* dbias, const Kernels& kernels,
+                         int threads) {
   const int64_t tiles = tiles_of(arguments), scratch = scratch_size(arguments);
-  const int64_t floats = transformed_size(arguments, kernels);
+  const int64_t weights = transformed_size(arguments, kernels);
+  const int64_t floats = weights + round_up(arguments.channels_out, kernels.lanes);
   const int64_t runs = (tiles + kTrainingTiles - 1) / kTrainingTiles, parts = std::min<int64_t>(threads, runs);
   float* sums = memory(round_up(parts * floats, kPage) + threads * scratch);
   float* scratches = sums + round_up(parts * floats, kPage);
@@ -71,11 +73,12 @@ void convolution_dweight(const ConvolutionArguments& arguments, float* dweight, 
     for (int64_t run = runs * part / parts; run < runs * (part + 1) / parts; ++run) {
       const int64_t begin = run * kTrainingTiles;
       kernels.training->convolution_dweight(arguments, scratches + thread * scratch, begin,
-                                    std::min(begin + kTrainingTiles, tiles), own);
+                                            std::min(begin + kTrainingTiles, tiles), own, own + weights);
     }
   });
   add_up(sums, parts, floats);
   kernels.training->transform_weights_gradient(arguments, sums, dweight);
+  std::copy(sums + weights, sums + weights + arguments.channels_out, dbias);
 }
 
 void depthwise(const DepthwiseArguments& arguments, const Kernels& kernels, int threads) {

@@ -12,8 +12,9 @@ namespace modnas_fast {
 // y from x; weights [k, k, channels_in, channels_out] in arguments.weights.
 void convolution(ConvolutionArguments arguments, const Kernels& kernels, int threads);
 
-// dweight [k, k, channels_in, channels_out] from x and dy (arguments.y_given).
-void convolution_dweight(const ConvolutionArguments& arguments, float* dweight, const Kernels& kernels, int threads);
+// dweight [k, k, channels_in, channels_out] and dbias [channels_out] from x and dy (arguments.y_given).
+void convolution_dweight(const ConvolutionArguments& arguments, float* dweight, float* dbias, const Kernels& kernels,
+                         int threads);
 
 // y from x; weights [k², channels].
 void depthwise(const DepthwiseArguments& arguments, const Kernels& kernels, int threads);

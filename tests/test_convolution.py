@@ -49,14 +49,23 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
 
+def after_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return convolution(x, weight, bias, F.relu(x).detach())
+
+
+def after_relu_ref(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return reference(F.relu(x), weight, bias)
+
+
+@pytest.mark.parametrize(("function", "function_ref"), [(convolution, reference), (after_relu, after_relu_ref)])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize(("shape", "channels_out"), CASES)
-def test_forward_and_every_gradient(shape, channels_out: int, kernel: int, layout) -> None:
+def test_forward_and_every_gradient(shape, channels_out: int, kernel: int, layout, function, function_ref) -> None:
     N, C, H, W = shape
     reduction = max(kernel**2 * max(C, channels_out), N * H * W)
     assert_parity(
-        convolution, reference, *operands(shape, channels_out, kernel, layout), reduction=reduction, depth=PASSES
+        function, function_ref, *operands(shape, channels_out, kernel, layout), reduction=reduction, depth=PASSES
     )
 
 
@@ -82,32 +91,36 @@ def test_every_variant(dtype, variant: str, kernel: int, threads: int, channels:
     )
 
     dy = torch.randn(2, channels_out, 11, 13).to(dtype).contiguous(memory_format=torch.channels_last)
+    rectified = F.relu(torch.randn(2, channels_out, 11, 13)).to(dy.dtype).contiguous(memory_format=torch.channels_last)
     each = torch.randn(channels, 1, kernel, kernel) / kernel
 
     def images(x: Tensor, weight: Tensor, bias: Tensor, each: Tensor, dilation: int):
-        y, z = torch.full_like(dy, torch.nan), torch.full_like(x, torch.nan)
-        kernels, channelwise = weight.permute(2, 3, 1, 0), each[:, 0].permute(1, 2, 0)
-        _engine.convolution(bits(x), kernels.contiguous().numpy(), bias.numpy(), bits(y), threads, variant)
+        y, part, z = torch.full_like(dy, torch.nan), torch.full_like(dy, torch.nan), torch.full_like(x, torch.nan)
+        kernels, channelwise = weight.permute(2, 3, 1, 0).contiguous().numpy(), each[:, 0].permute(1, 2, 0)
+        for mask, result in ((None, y), (bits(rectified), part)):
+            _engine.convolution(bits(x), kernels, bias.numpy(), mask, bits(result), threads, variant)
         _engine.depthwise(bits(x), channelwise.contiguous().numpy(), dilation, bits(z), threads, variant)
-        return y, z
+        return y, part, z
 
     def images_ref(x: Tensor, weight: Tensor, bias: Tensor, each: Tensor, dilation: int):
-        padding = kernel // 2
-        z = F.conv2d(x, each, padding=dilation * padding, dilation=dilation, groups=channels)
-        return F.conv2d(x, weight, bias, padding=padding), z
+        y = F.conv2d(x, weight, bias, padding=kernel // 2)
+        z = F.conv2d(x, each, padding=dilation * (kernel // 2), dilation=dilation, groups=channels)
+        return y, torch.where(rectified > 0, y, 0), z
 
     def gradients(x: Tensor, dy: Tensor, weight: Tensor, each: Tensor, dilation: int):
         dweight = torch.full((kernel, kernel, channels, channels_out), torch.nan)
+        dbias = torch.full((channels_out,), torch.nan)
         deach = torch.full((kernel, kernel, channels), torch.nan)
-        _engine.convolution_dweight(bits(x), bits(dy), dweight.numpy(), threads, variant)
+        _engine.convolution_dweight(bits(x), bits(dy), dweight.numpy(), dbias.numpy(), threads, variant)
         _engine.depthwise_dweight(bits(x), bits(x), dilation, deach.numpy(), threads, variant)
-        return dweight.permute(3, 2, 0, 1), deach.permute(2, 0, 1)
+        return dweight.permute(3, 2, 0, 1), dbias, deach.permute(2, 0, 1)
 
     def gradients_ref(x: Tensor, dy: Tensor, weight: Tensor, each: Tensor, dilation: int):
-        weight, each = weight.detach().requires_grad_(), each.detach().requires_grad_()
-        outputs = images_ref(x, weight, weight.new_zeros(channels_out), each, dilation)
-        dweight, deach = torch.autograd.grad(outputs, (weight, each), (dy, x))
-        return dweight, deach[:, 0]
+        operands = weight.detach(), weight.new_zeros(channels_out), each.detach()
+        weight, bias, each = (tensor.requires_grad_() for tensor in operands)
+        y, _, z = images_ref(x, weight, bias, each, dilation)
+        dweight, dbias, deach = torch.autograd.grad((y, z), (weight, bias, each), (dy, x))
+        return dweight, dbias, deach[:, 0]
 
     for dilation in (1, 2):
         sums = {"reduction": kernel**2 * channels, "depth": PASSES, "gradients": False}
@@ -137,13 +150,13 @@ def test_registered_operators(kernel: int) -> None:
     weight, each = torch.randn(kernel, kernel, 16, 24), torch.randn(kernel, kernel, 16)
     dy = torch.randn(2, 24, 6, 5).contiguous(memory_format=torch.channels_last)
     for bias in (torch.randn(24), None):
-        torch.library.opcheck(native.convolution, (x, weight, bias))
+        torch.library.opcheck(native.convolution.operator, (x, weight, bias, None))
     for dtype in (torch.float32, torch.bfloat16):
         x, dy = x.to(dtype), dy.to(dtype)
-        torch.library.opcheck(native.convolution, (x, weight, None))
-        torch.library.opcheck(native.convolution_dweight, (x, dy, kernel))
-        torch.library.opcheck(native.depthwise, (x, each, 2))
-        torch.library.opcheck(native.depthwise_dweight, (x, x.clone(), kernel, 1))
+        torch.library.opcheck(native.convolution.operator, (x, weight, None, dy))
+        torch.library.opcheck(native.convolution_dweight.operator, (x, dy, kernel))
+        torch.library.opcheck(native.depthwise.operator, (x, each, 2))
+        torch.library.opcheck(native.depthwise_dweight.operator, (x, x.clone(), kernel, 1))
 
 
 def test_a_wider_weight_is_the_precision() -> None:
@@ -160,14 +173,19 @@ def test_wrong_arrays_are_refused() -> None:
     from modnas_fast import _engine
 
     x, weight = torch.zeros(1, 4, 4, 16).numpy(), torch.zeros(3, 3, 16, 16).numpy()
-    for wrong in itertools.chain(
+    for image, kernel, bias, y in itertools.chain(
         [(x[:, :2], weight, None, x)],
         [(x, weight[:, :, :8], None, x), (x, weight[:2, :2], None, x), (x, weight, weight[0, 0, 0, :8], x)],
         [(x[..., :10], weight[:, :, :10], None, x), (x, weight, None, x[:, ::-1]), (x.astype("f8"), weight, None, x)],
         [(x.astype("u2"), weight, None, x), (x, weight, None, x.astype("u2")), (x, weight.astype("u2"), None, x)],
     ):
         with pytest.raises((TypeError, ValueError)):
-            _engine.convolution(*wrong, 1)
+            _engine.convolution(image, kernel, bias, None, y, 1)
+    for mask in (x[:, :2], x.astype("u2"), x[0], x[:, ::-1]):
+        with pytest.raises(ValueError, match=r"rectified|without gaps"):
+            _engine.convolution(x, weight, None, mask, x.copy(), 1)
+    with pytest.raises(ValueError, match="bias's gradient"):
+        _engine.convolution_dweight(x, x, weight, weight[0, 0, 0, :8].copy(), 1)
 
 
 def test_folded_up() -> None:

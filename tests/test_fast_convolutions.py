@@ -19,7 +19,7 @@ needs_engine = pytest.mark.skipif(not native.BUILT, reason="the engine is not bu
 
 
 class Fast(nn.Module):
-    def __init__(self, net: DerivedNet) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
@@ -98,3 +98,76 @@ def test_under_autocast(faster: torch.dtype, calls: Counter[str], monkeypatch: p
     assert y.dtype == torch.bfloat16
     assert calls["convolution"] == (faster == torch.float32)
     torch.testing.assert_close(y.float(), F.conv2d(x, weight, bias, padding=1), rtol=2**-7, atol=0.02)
+
+
+class ReluTwice(nn.Module):
+    """Whose rectified images are read by two convolutions, and by something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 5, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        r = F.relu(x)
+        return self.first(r) * r + self.second(r)
+
+
+class ReluThenWritten(ReluTwice):
+    """Where x is another one by the time of the convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 1
+        r = F.relu(x)
+        x.mul_(3)
+        return self.first(r) + self.second(r) + x
+
+
+@pytest.mark.parametrize("kind", [ReluTwice, ReluThenWritten])
+def test_a_relu_before(kind: type[ReluTwice]) -> None:
+    torch.manual_seed(0)
+    net = kind().to(memory_format=torch.channels_last)
+    x = torch.randn(2, 16, 9, 12).contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert_parity(Fast(net), Plain(net), x, reduction=25 * 16, depth=12)
+
+
+@needs_engine
+def test_a_relus_own_gradient_stays_where_it_is_wanted() -> None:
+    net, hooked = nn.Conv2d(16, 16, 3, padding=1), []
+    x = torch.randn(1, 16, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    with fast_convolutions():
+        kept = F.relu(x)
+        kept.retain_grad()
+        net(kept).sum().backward()
+        r = F.relu(x)
+        r.register_hook(hooked.append)
+        net(r).sum().backward()
+    torch.testing.assert_close(hooked, [kept.grad])
+
+
+@needs_engine
+def test_a_relu_and_its_convolution_are_one_step_back() -> None:
+    x = torch.randn(1, 16, 6, 6).requires_grad_()
+    with fast_convolutions():
+        y = F.conv2d(F.relu(input=x), torch.randn(16, 16, 3, 3), torch.randn(16), padding=1)
+    assert "AccumulateGrad" in y.grad_fn.next_functions[0][0].name()
+
+
+@needs_engine
+def test_compiled_in_one_graph() -> None:
+    net = network("modnas-b")
+    x = torch.rand(1, 1, 16, 24)
+    y = torch.compile(Fast(net), backend="aot_eager", fullgraph=True)(x)
+    y.sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+    torch.testing.assert_close(y, net(x))
+
+
+def test_an_interpolations_gradient_is_in_one_piece() -> None:
+    """A slice of a concatenation's gradient, as it arrives, takes ten times as long."""
+    x = torch.randn(1, 16, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    layouts = []
+    with fast_convolutions():
+        y = F.interpolate(x * 1, scale_factor=2, mode="bilinear")
+        y.grad_fn.register_prehook(lambda dy: layouts.append(dy[0].is_contiguous(memory_format=torch.channels_last)))
+    torch.cat((y, y), dim=1).square().sum().backward()
+    assert layouts == [True]

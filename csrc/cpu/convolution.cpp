@@ -106,17 +106,18 @@ MODNAS_FAST_INLINE void transform_tiles(const Element* from, int64_t row_stride,
   }
 }
 
-// A y Aᵀ of one tile, one vector of channels.
+// A y Aᵀ of one tile, one vector of channels; returns y's sum.
 template <int kTaps, typename Element>
-MODNAS_FAST_INLINE void transform_gradient(const Element* from, int64_t row_stride, int64_t pixel_stride, Part part,
+MODNAS_FAST_INLINE Vector transform_gradient(const Element* from, int64_t row_stride, int64_t pixel_stride, Part part,
                                            float* to, const Stack& stack) {
   constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
-  Vector rows[kOutputs][kPoints];
+  Vector rows[kOutputs][kPoints], sum = {};
 #pragma GCC unroll 4
   for (int i = 0; i < kOutputs; ++i) {
     Vector y[kOutputs];
 #pragma GCC unroll 4
     for (int j = 0; j < kOutputs; ++j) y[j] = load(from + i * row_stride + j * pixel_stride, part);
+    sum += (y[0] + y[1]) + (y[2] + y[3]);
     Winograd<kOutputs, kTaps>::output_gradient(y, rows[i]);
   }
 #pragma GCC unroll 8
@@ -128,13 +129,30 @@ MODNAS_FAST_INLINE void transform_gradient(const Element* from, int64_t row_stri
 #pragma GCC unroll 8
     for (int i = 0; i < kPoints; ++i) store(to + (i * kPoints + j) * stack.plane_stride, m[i]);
   }
+  return sum;
 }
 
-// Aᵀ m A of one tile, one vector of sums (`shared`: of 8 channels in pairs), to the pixels that lie in the image.
-template <int kTaps, typename Element>
+template <bool kFlag>
+struct Flag {
+  static constexpr bool value = kFlag;
+};
+
+// Calls function(flag), which is a compile-time constant.
+template <typename Function>
+MODNAS_FAST_INLINE void with_flag(bool flag, const Function& function) {
+  if (flag) {
+    function(Flag<true>());
+  } else {
+    function(Flag<false>());
+  }
+}
+
+// Aᵀ m A of one tile, one vector of sums (`shared`: of 8 channels in pairs), to all its pixels (`kWhole`) or those that
+// lie in the image. Where kRectified, only values at positive ones of `rectified`, which lies as `to` does, stay.
+template <int kTaps, bool kRectified, bool kWhole, typename Element>
 MODNAS_FAST_INLINE void transform_product(const float* from, const Stack& stack, bool shared, Vector bias, Element* to,
-                                          int64_t row_stride, int64_t pixel_stride, Part part, int64_t height,
-                                          int64_t width) {
+                                          const Element* rectified, int64_t row_stride, int64_t pixel_stride, Part part,
+                                          int64_t height, int64_t width) {
   constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
   Vector rows[kOutputs][kPoints];
 #pragma GCC unroll 8
@@ -148,13 +166,16 @@ MODNAS_FAST_INLINE void transform_product(const float* from, const Stack& stack,
   }
 #pragma GCC unroll 4
   for (int i = 0; i < kOutputs; ++i) {
-    if (i >= height) break;
+    if (!kWhole && i >= height) break;
     Vector values[kOutputs];
     Winograd<kOutputs, kTaps>::output(rows[i], values);
 #pragma GCC unroll 4
     for (int j = 0; j < kOutputs; ++j) {
-      const Vector value = shared ? pair_sums(values[j]) : values[j];
-      if (j < width) store(to + i * row_stride + j * pixel_stride, value + bias, part);
+      if (!kWhole && j >= width) break;
+      const int64_t offset = i * row_stride + j * pixel_stride;
+      Vector value = (shared ? pair_sums(values[j]) : values[j]) + bias;
+      if (kRectified) value = load(rectified + offset, part) <= 0 ? Vector{} : value;
+      store(to + offset, value, part);
     }
   }
 }
@@ -288,21 +309,31 @@ void convolve(const ConvolutionArguments& arguments, float* scratch, int64_t beg
   grid.for_runs(begin, end, [&](int64_t image, int64_t y, int64_t x, int64_t count, int64_t first) {
     for (int64_t tile = 0; tile < count; ++tile) {
       const int64_t top = y * kOutputs, left = (x + tile) * kOutputs;
-      Element* to = static_cast<Element*>(arguments.y) + ((image * size.rows + top) * size.columns + left) * channels;
+      const int64_t pixel = ((image * size.rows + top) * size.columns + left) * channels;
+      Element* to = static_cast<Element*>(arguments.y) + pixel;
+      const auto* rectified = static_cast<const Element*>(arguments.rectified);
       const float* from = products.data + (first + tile) * products.tile_stride;
-      for (int64_t channel = 0; channel < channels; channel += kLanes) {
-        const Part part(channels - channel);
-        const Vector bias = arguments.bias == nullptr ? Vector{} : load(arguments.bias + channel, part);
-        const bool shared = kLanes > 8 && channels - channel <= 8;
-        transform_product<kTaps>(from + channel, products, shared, bias, to + channel, size.columns * channels, channels,
-                                 part, size.rows - top, size.columns - left);
-      }
+      const int64_t height = size.rows - top, width = size.columns - left;
+      with_flag(rectified != nullptr, [&](auto has_rectified) {
+        with_flag(height >= kOutputs && width >= kOutputs, [&](auto is_whole) {
+          constexpr bool kRectified = decltype(has_rectified)::value, kWhole = decltype(is_whole)::value;
+          for (int64_t channel = 0; channel < channels; channel += kLanes) {
+            const Part part(channels - channel);
+            const Vector bias = arguments.bias == nullptr ? Vector{} : load(arguments.bias + channel, part);
+            const bool shared = kLanes > 8 && channels - channel <= 8;
+            transform_product<kTaps, kRectified, kWhole>(from + channel, products, shared, bias, to + channel,
+                                                         kRectified ? rectified + pixel + channel : nullptr,
+                                                         size.columns * channels, channels, part, height, width);
+          }
+        });
+      });
     }
   });
 }
 
 template <int kTaps, typename Element>
-void accumulate(const ConvolutionArguments& arguments, float* scratch, int64_t begin, int64_t end, float* sums) {
+void accumulate(const ConvolutionArguments& arguments, float* scratch, int64_t begin, int64_t end, float* sums,
+                float* dbias) {
   constexpr int kPoints = Winograd<kOutputs, kTaps>::kPoints;
   const Images& size = arguments.size;
   const Grid grid(size);
@@ -315,12 +346,14 @@ void accumulate(const ConvolutionArguments& arguments, float* scratch, int64_t b
     const Element* dy = static_cast<const Element*>(arguments.y_given) + image * size.rows * size.columns * channels;
     const auto patch =
         patch_of(dy, size, channels, y * kOutputs, x * kOutputs, kOutputs, kOutputs * count, copy);
-    for (int64_t tile = 0; tile < count; ++tile) {
-      for (int64_t channel = 0; channel < channels; channel += kLanes) {
-        transform_gradient<kTaps>(patch.data + tile * kOutputs * channels + channel, patch.row_stride, channels,
-                                     Part(channels - channel),
-                                     gradients.data + (first + tile) * gradients.tile_stride + channel, gradients);
+    for (int64_t channel = 0; channel < channels; channel += kLanes) {
+      Vector sum = {};
+      for (int64_t tile = 0; tile < count; ++tile) {
+        sum += transform_gradient<kTaps>(patch.data + tile * kOutputs * channels + channel, patch.row_stride, channels,
+                                         Part(channels - channel),
+                                         gradients.data + (first + tile) * gradients.tile_stride + channel, gradients);
       }
+      store(dbias + channel, load(dbias + channel) + sum);
     }
   });
 
@@ -449,9 +482,9 @@ void convolution(const ConvolutionArguments& arguments, float* scratch, int64_t 
 }
 
 void convolution_dweight(const ConvolutionArguments& arguments, float* scratch, int64_t tile_begin, int64_t tile_end,
-                         float* transformed) {
+                         float* transformed, float* dbias) {
   with_kernel(arguments, [&](auto kernel, auto element) {
-    accumulate<decltype(kernel)::taps, decltype(element)>(arguments, scratch, tile_begin, tile_end, transformed);
+    accumulate<decltype(kernel)::taps, decltype(element)>(arguments, scratch, tile_begin, tile_end, transformed, dbias);
   });
 }
 

@@ -17,7 +17,7 @@ struct Images {
 //
 // The gradient in x is the same convolution of the gradient in y, its weights turned around and transposed. That in w
 // runs through the same transforms: of x by Bᵀ, of the gradient in y by A; their products are summed over all tiles a
-// point pair, and Gᵀ makes weights of them.
+// point pair, and Gᵀ makes weights of them. That in b, the sum over all pixels, comes with it.
 struct ConvolutionArguments {
   Images size;
   Storage storage;  // of x, y_given and y
@@ -27,6 +27,7 @@ struct ConvolutionArguments {
   void* y;               // [size, channels_out]; unused for the gradient in w
   const float* bias;     // [channels_out] or null
   const float* weights;  // transformed, see below
+  const void* rectified;  // [size, channels_out], r = max(p, 0), or null: y, a gradient in r, becomes that in p
 };
 
 // Depthwise, k odd: y[p, c] = Σ_t w[t, c] · x[p + dilation·(t − (k − 1)/2), c].
@@ -45,10 +46,11 @@ struct TrainingKernels {
   // floats; and the adjoint, from such matrices that are not packed.
   void (*transform_weights)(const ConvolutionArguments&, const float* weights, float* transformed);
   void (*transform_weights_gradient)(const ConvolutionArguments&, const float* transformed, float* weights);
-  // A run of at most kTrainingTiles tiles: their pixels of y, or their part of the transformed gradient in w, added.
+  // A run of at most kTrainingTiles tiles: their pixels of y, or their part of the transformed gradient in w and of that
+  // in b, [channels_out up to whole vectors], added.
   void (*convolution)(const ConvolutionArguments&, float* scratch, int64_t tile_begin, int64_t tile_end);
   void (*convolution_dweight)(const ConvolutionArguments&, float* scratch, int64_t tile_begin, int64_t tile_end,
-                              float* transformed);
+                              float* transformed, float* dbias);
   // Rows [begin, end) of all images: their pixels of y, or their part of the gradient in w, [kernel², channels], added.
   void (*depthwise)(const DepthwiseArguments&, int64_t begin, int64_t end);
   void (*depthwise_dweight)(const DepthwiseArguments&, int64_t begin, int64_t end, float* dweight);

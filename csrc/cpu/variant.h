@@ -22,7 +22,7 @@ void transform_weights(const ConvolutionArguments& arguments, const float* weigh
 void transform_weights_gradient(const ConvolutionArguments& arguments, const float* transformed, float* weights);
 void convolution(const ConvolutionArguments& arguments, float* scratch, int64_t tile_begin, int64_t tile_end);
 void convolution_dweight(const ConvolutionArguments& arguments, float* scratch, int64_t tile_begin, int64_t tile_end,
-                         float* transformed);
+                         float* transformed, float* dbias);
 void depthwise(const DepthwiseArguments& arguments, int64_t begin, int64_t end);
 void depthwise_dweight(const DepthwiseArguments& arguments, int64_t begin, int64_t end, float* dweight);
 

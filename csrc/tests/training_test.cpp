@@ -24,16 +24,18 @@ struct Case {
 };
 
 struct Sums {
-  std::vector<double> y, dweight;
+  std::vector<double> y, dweight, dbias;
 };
 
 // y of x and the gradient in the weights of x and dy, weights [k, k, C_in, C_out]; depthwise ones [k, k, C] where
 // `each`.
 Sums plain(const Images& size, int64_t k, int64_t dilation, int64_t channels_in, int64_t channels_out, bool each,
            const std::vector<float>& x, const std::vector<float>& weights, const std::vector<float>& dy) {
-  Sums sums = {std::vector<double>(dy.size()), std::vector<double>(weights.size())};
+  Sums sums = {std::vector<double>(dy.size()), std::vector<double>(weights.size()),
+               std::vector<double>(channels_out)};
   for (int64_t pixel = 0; pixel < size.images * size.rows * size.columns; ++pixel) {
     const int64_t column = pixel % size.columns, row = pixel / size.columns % size.rows;
+    for (int64_t out = 0; out < channels_out; ++out) sums.dbias[out] += dy[pixel * channels_out + out];
     for (int64_t tap = 0; tap < k * k; ++tap) {
       const int64_t down = dilation * (tap / k - k / 2), right = dilation * (tap % k - k / 2);
       if (row + down < 0 || row + down >= size.rows || column + right < 0 || column + right >= size.columns) continue;
@@ -79,13 +81,19 @@ int test_training() {
         const std::vector<float> x = random_floats(pixels * channels_in), dy = random_floats(pixels * channels_out);
         const std::vector<float> weights = random_floats(k * k * channels_in * channels_out);
         const Sums want = plain(size, k, 1, channels_in, channels_out, false, x, weights, dy);
-        std::vector<float> y(dy.size()), dweight(weights.size());
+        std::vector<float> y(dy.size()), dweight(weights.size()), dbias(channels_out);
         ConvolutionArguments dense = {size,      Storage::kFloat32, k,       channels_in,   channels_out, x.data(),
-                                      dy.data(), y.data(),          nullptr, weights.data()};
+                                      dy.data(), y.data(),          nullptr, weights.data(), nullptr};
         convolution(dense, kernels, 3);
-        convolution_dweight(dense, dweight.data(), kernels, 3);
+        convolution_dweight(dense, dweight.data(), dbias.data(), kernels, 3);
         check(error(y, want.y), "convolution", kernels, k);
         check(error(dweight, want.dweight), "convolution_dweight", kernels, k);
+        check(error(dbias, want.dbias), "convolution_dweight's bias", kernels, k);
+        dense.rectified = dy.data();
+        convolution(dense, kernels, 3);
+        std::vector<double> where_positive = want.y;
+        for (size_t i = 0; i < dy.size(); ++i) where_positive[i] *= dy[i] > 0;
+        check(error(y, where_positive), "convolution, rectified", kernels, k);
         for (int64_t dilation : {1, 2}) {
           const std::vector<float> each = random_floats(k * k * channels_in);
           const Sums depth = plain(size, k, dilation, channels_in, channels_in, true, x, each, x);

@@ -19,40 +19,41 @@ _FEW_CHANNELS = 16  # below, transforms cost what the products save
 _TILE = 4  # outputs each way: most of the work on smaller images would be in vain
 
 
-def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Convolution of stride 1, zero-padded to the same size.
+def convolution(x: Tensor, weight: Tensor, bias: Tensor, rectified: Tensor | None = None) -> Tensor:
+    """Convolution of stride 1, zero-padded to the same size; of x, or of max(x, 0), where that is given.
 
     Args:
         x: [N, C_in, H, W]; its dtype is that of the result, of its gradient and of what is kept for the backward pass.
         weight: [C_out, C_in, k, k], k odd. bias: [C_out]. Their dtype, x's or a wider one, is that of the computation.
+        rectified: max(x, 0), to be convolved in place of x. The gradient in x passes the ReLU where it is written.
 
     Returns:
         [N, C_out, H, W] in x's dtype, differentiable once.
     """
     with torch.autocast(x.device.type, enabled=False):  # the weight's dtype is the choice
-        return cast("Tensor", ConvolutionFunction.apply(x, weight, bias))  # type: ignore[no-untyped-call]
+        return cast("Tensor", ConvolutionFunction.apply(x, weight, bias, rectified))  # type: ignore[no-untyped-call]
 
 
 class ConvolutionFunction(torch.autograd.Function):
     """`convolution`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return convolution_fwd(x, weight, bias)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, rectified: Tensor | None) -> Tensor:
+        operand = x if rectified is None else rectified
+        ctx.save_for_backward(operand, weight)
+        ctx.rectifies = rectified is not None
+        return convolution_fwd(operand, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad
+        need_x, need_weight, need_bias, _ = ctx.needs_input_grad
         with torch.autocast(dy.device.type, enabled=False):
             dy = dy.to(x.dtype)
-            return (
-                convolution_dx(dy, weight) if need_x else None,
-                convolution_dweight(x, dy, weight) if need_weight else None,
-                dy.sum((0, 2, 3)).to(weight.dtype) if need_bias else None,
-            )
+            dx = convolution_dx(dy, weight, x if ctx.rectifies else None) if need_x else None
+            dweight, dbias = convolution_dweight(x, dy, weight, need_bias) if need_weight or need_bias else (None, None)
+        return dx, dweight, dbias, None
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
@@ -65,26 +66,32 @@ def pays(x: Tensor, weight: Tensor) -> bool:
 def convolution_fwd(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`convolution` without autograd."""
     if pays(x, weight):
-        return cast("Tensor", native.convolution(x, weight.permute(2, 3, 1, 0), bias))
+        return cast("Tensor", native.convolution(x, weight.permute(2, 3, 1, 0), bias, None))
     return F.conv2d(x.to(weight.dtype), weight, bias, padding=weight.shape[-1] // 2).to(x.dtype)
 
 
-def convolution_dx(dy: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of `convolution` in x, [N, C_in, H, W], from that in its output, in whose dtype it is."""
+def convolution_dx(dy: Tensor, weight: Tensor, rectified: Tensor | None = None) -> Tensor:
+    """Gradient of `convolution` in x, [N, C_in, H, W], from that in its output, in whose dtype it is; `rectified` is
+    what `convolution` was given.
+    """
     if pays(dy, weight):
-        return cast("Tensor", native.convolution(dy, weight.flip(2, 3).permute(2, 3, 0, 1), None))
+        return cast("Tensor", native.convolution(dy, weight.flip(2, 3).permute(2, 3, 0, 1), None, rectified))
     wide = dy.to(weight.dtype)
     x = wide.new_empty(len(dy), weight.shape[1], *dy.shape[2:])  # its values do not matter
-    return _backward(wide, x, weight, [True, False, False])[0].to(dy.dtype)
+    dx = _backward(wide, x, weight, [True, False, False])[0].to(dy.dtype)
+    return dx if rectified is None else torch.ops.aten.threshold_backward(dx, rectified, 0)
 
 
-def convolution_dweight(x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of `convolution` in its weight, [C_out, C_in, k, k], from x and that in its output, of one dtype."""
+def convolution_dweight(x: Tensor, dy: Tensor, weight: Tensor, need_bias: bool) -> tuple[Tensor, Tensor | None]:
+    """Gradients of `convolution` in its weight, [C_out, C_in, k, k], and, where needed, its bias, [C_out], from what it
+    convolved and from that in its output, of one dtype.
+    """
     if pays(x, weight):
-        return cast("Tensor", native.convolution_dweight(x, dy, weight.shape[-1]).permute(3, 2, 0, 1))
-    return _backward(dy.to(weight.dtype), x.to(weight.dtype), weight, [False, True, False])[1]
+        dweight, dbias = native.convolution_dweight(x, dy, weight.shape[-1])
+        return dweight.permute(3, 2, 0, 1), dbias
+    return _backward(dy.to(weight.dtype), x.to(weight.dtype), weight, [False, True, need_bias])[1:]
 
 
-def _backward(dy: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
-    padding = [weight.shape[-1] // 2] * 2
-    return torch.ops.aten.convolution_backward(dy, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, wanted)
+def _backward(dy: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor | None]:
+    sizes, padding = [len(weight)], [weight.shape[-1] // 2] * 2
+    return torch.ops.aten.convolution_backward(dy, x, weight, sizes, [1, 1], padding, [1, 1], False, [0, 0], 1, wanted)

@@ -95,8 +95,8 @@ class _Backward:
         w, r = self.w, F.relu(x)
         dr = self.conv("dense", dy, r, bias="bias")
         dx = self.conv("shortcut", dy, x)
-        d_residual = self.conv("residual_out", dy, residual)
-        dr += self.conv("residual_in", _relu_backward(d_residual, residual), r, bias="residual_in_bias")
+        d_residual = self.conv("residual_out", dy, residual, rectified=residual)
+        dr += self.conv("residual_in", d_residual, r, bias="residual_in_bias")
         d_dilated = self.conv("dil5_pointwise", dy, depthwise_fwd(r, w.dil5_depthwise, dilation=2))
         dr += self.depthwise("dil5_depthwise", d_dilated, r, dilation=2)
         for name, sep in (("sep3", w.sep3), ("sep5", w.sep5)):
@@ -112,14 +112,16 @@ class _Backward:
     def add(self, name: str, gradient: Tensor) -> None:
         self.gradients[name] = gradient if name not in self.gradients else self.gradients[name] + gradient
 
-    def conv(self, name: str, dy: Tensor, x: Tensor, bias: str = "") -> Tensor:
-        """Of a same-size convolution."""
+    def conv(self, name: str, dy: Tensor, x: Tensor, bias: str = "", rectified: Tensor | None = None) -> Tensor:
+        """Of a same-size convolution, or of that and the ReLU before it; see `convolution_dx`."""
         weight: Tensor = getattr(self.w, name)
-        if self.needed[name]:
-            self.add(name, convolution_dweight(x, dy, weight))
-        if self.needed.get(bias):
-            self.add(bias, dy.sum((0, 2, 3)))
-        return convolution_dx(dy, weight)
+        need_bias = bool(self.needed.get(bias))
+        if self.needed[name] or need_bias:
+            dweight, dbias = convolution_dweight(x, dy, weight, need_bias)
+            self.add(name, dweight)
+            if dbias is not None and need_bias:
+                self.add(bias, dbias)
+        return convolution_dx(dy, weight, rectified)
 
     def depthwise(self, name: str, dy: Tensor, x: Tensor, dilation: int = 1) -> Tensor:
         """Of a depthwise convolution."""

@@ -7,6 +7,10 @@ Tensors are [N, C, H, W] in channels_last, float32 or bfloat16, on the CPU, with
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -35,34 +39,53 @@ def runs(x: Tensor, kernel: int, *channels: int, dilation: int = 1) -> bool:
     )
 
 
-@torch.library.custom_op("modnas_fast::convolution", mutates_args=(), device_types="cpu")
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolution of stride 1 to the same size: weight [k, k, C_in, C_out], bias [C_out]; to [N, C_out, H, W]."""
+class _Operator:
+    """A function as an operator that compilers do not look into; eager calls, 15 µs faster, are the function's own."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        name = f"modnas_fast::{function.__name__}"
+        self.operator = torch.library.custom_op(name, function, mutates_args=(), device_types="cpu")
+
+    def __call__(self, x: Tensor, *others: Any) -> Any:
+        eager = type(x) is Tensor and not torch.compiler.is_compiling()
+        return self.function(x, *others) if eager else self.operator(x, *others)
+
+
+@_Operator
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, rectified: Tensor | None) -> Tensor:
+    """Convolution of stride 1 to the same size: weight [k, k, C_in, C_out], bias [C_out]; to [N, C_out, H, W].
+
+    `rectified`, of the result's shape and dtype, is what a ReLU gave: the result is 0 where it is.
+    """
     y = _like(x, weight.shape[3])
     bias_array = None if bias is None else bias.detach().contiguous().numpy()
-    _engine.convolution(_array(x), weight.contiguous().numpy(), bias_array, _array(y), torch.get_num_threads())
+    mask = None if rectified is None else _array(rectified)
+    _engine.convolution(_array(x), weight.contiguous().numpy(), bias_array, mask, _array(y), torch.get_num_threads())
     return y
 
 
-@convolution.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+@convolution.operator.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, rectified: Tensor | None) -> Tensor:
     return _like(x, weight.shape[3])
 
 
-@torch.library.custom_op("modnas_fast::convolution_dweight", mutates_args=(), device_types="cpu")
-def convolution_dweight(x: Tensor, dy: Tensor, kernel: int) -> Tensor:
-    """Gradient of `convolution` in its weight, [k, k, C_in, C_out], from that in its output."""
-    dweight = torch.empty(kernel, kernel, x.shape[1], dy.shape[1])
-    _engine.convolution_dweight(_array(x), _array(dy), dweight.numpy(), torch.get_num_threads())
-    return dweight
+@_Operator
+def convolution_dweight(x: Tensor, dy: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
+    """Gradients of `convolution` in its weight, [k, k, C_in, C_out], and bias, [C_out], from that in its output."""
+    dweight, dbias = torch.empty(kernel, kernel, x.shape[1], dy.shape[1]), torch.empty(dy.shape[1])
+    _engine.convolution_dweight(_array(x), _array(dy), dweight.numpy(), dbias.numpy(), torch.get_num_threads())
+    return dweight, dbias
 
 
-@convolution_dweight.register_fake
-def _(x: Tensor, dy: Tensor, kernel: int) -> Tensor:
-    return x.new_empty(kernel, kernel, x.shape[1], dy.shape[1], dtype=torch.float32)
+@convolution_dweight.operator.register_fake
+def _(x: Tensor, dy: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
+    dweight = x.new_empty(kernel, kernel, x.shape[1], dy.shape[1], dtype=torch.float32)
+    return dweight, x.new_empty(dy.shape[1], dtype=torch.float32)
 
 
-@torch.library.custom_op("modnas_fast::depthwise", mutates_args=(), device_types="cpu")
+@_Operator
 def depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """Depthwise convolution to the same size: weight [k, k, C]."""
     y = _like(x, x.shape[1])
@@ -70,12 +93,12 @@ def depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     return y
 
 
-@depthwise.register_fake
+@depthwise.operator.register_fake
 def _(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     return _like(x, x.shape[1])
 
 
-@torch.library.custom_op("modnas_fast::depthwise_dweight", mutates_args=(), device_types="cpu")
+@_Operator
 def depthwise_dweight(x: Tensor, dy: Tensor, kernel: int, dilation: int) -> Tensor:
     """Gradient of `depthwise` in its weight, [k, k, C], from that in its output."""
     dweight = torch.empty(kernel, kernel, x.shape[1])
@@ -83,7 +106,7 @@ def depthwise_dweight(x: Tensor, dy: Tensor, kernel: int, dilation: int) -> Tens
     return dweight
 
 
-@depthwise_dweight.register_fake
+@depthwise_dweight.operator.register_fake
 def _(x: Tensor, dy: Tensor, kernel: int, dilation: int) -> Tensor:
     return x.new_empty(kernel, kernel, x.shape[1], dtype=torch.float32)
 

@@ -15,6 +15,7 @@ from torch import distributed as dist
 from torch import nn
 
 from modnas_fast.errors import ModnasError
+from modnas_fast.runs.memory import keep_freed_memory
 
 
 class Interrupted(Exception):
@@ -67,7 +68,7 @@ class Processes:
 
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
-    """This process alone, or one of torchrun's (NCCL on CUDA, Gloo on CPUs).
+    """This process alone, or one of torchrun's (NCCL on CUDA, Gloo on CPUs), which on a CPU keeps what it frees.
 
     Args:
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
@@ -78,6 +79,8 @@ def processes(device: str) -> Iterator[Processes]:
     cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
     if cuda and not torch.cuda.is_available():
         raise ModnasError("device is cuda, but torch sees no CUDA device; use device=cpu or auto")
+    if not cuda:
+        keep_freed_memory()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Processes(0, 1, torch.device("cuda" if cuda else "cpu"))
