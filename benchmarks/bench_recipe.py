@@ -45,6 +45,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "gradients not clipped": {"clip": 1e9},
     "patches of 32²": {"patch": 32, "batch": 32},
     "patches of 128²": {"patch": 128, "batch": 2},
+    "patches growing, 32² to 128²": {"patch": 128, "batch": 2, "patch_growth": [32, 64]},
     "batch 4": {"batch": 4},
     "batch 16": {"batch": 16},
     "bfloat16": {"precision": "bf16"},

@@ -41,15 +41,16 @@ def every_patch(images, size):
     return found, next(windows)
 
 
+@pytest.mark.parametrize("patch", [3, 4])  # patches, and smaller ones of those images that hold them
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_patch_is_a_symmetry_of_a_true_window_and_each_comes_as_often(channels):
+def test_every_patch_is_a_symmetry_of_a_true_window_and_each_comes_as_often(channels, patch):
     images = numbered_images((3, 5), (4, 3), (6, 6), channels=channels)
     size, count = 3, 8000
-    truth, windows = every_patch(images, size)
-    assert windows == 3 + 2 + 16
+    truth, windows = every_patch([image for image in images if min(image.shape[:2]) >= patch], size)
+    assert windows == (3 + 2 + 16 if patch == size else 16)
     assert len(truth) == 8 * windows
-    sampler = PatchSampler(images, size, CPU)
-    patches = sampler.gather(sampler.draw(count, torch.Generator().manual_seed(0)))
+    sampler = PatchSampler(images, patch, CPU)
+    patches = sampler.gather(sampler.draw(count, torch.Generator().manual_seed(0), size))
     assert patches.shape == (count, channels, size, size)
     assert patches.dtype == torch.float32
     assert patches.is_contiguous(memory_format=torch.channels_last)

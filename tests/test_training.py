@@ -143,8 +143,9 @@ def stop_after(monkeypatch, steps, number=signal.SIGINT):
         {"degradation": "jpeg", "levels": [10, 50]},
         {"stages": 2, "levels": [15, 50]},
         {"conditioned": True, "levels": [0, 55]},
+        {"patch_growth": [8]},
     ],
-    ids=["fp32", "bf16", "jpeg", "two stages", "conditioned"],
+    ids=["fp32", "bf16", "jpeg", "two stages", "conditioned", "growing patches"],
 )
 def test_resume_is_bit_exact(settings, tmp_path, monkeypatch, changes, number):
     changes = changes | {"steps": 16}
@@ -377,6 +378,20 @@ def test_cosine_schedule_by_steps(settings, tmp_path, monkeypatch, steps):
     run(settings, tmp_path / "run", steps=steps)
     expected = [1e-4 + (1e-2 - 1e-4) * (1 + math.cos(math.pi * i / steps)) / 2 for i in range(steps)]
     assert rates == pytest.approx(expected, rel=1e-12)
+
+
+def test_patches_grow(settings, tmp_path, monkeypatch):
+    sizes = []
+    original = PairSampler.sample
+
+    def sample(self, *arguments):
+        batch = original(self, *arguments)
+        sizes.append(tuple(batch[0].shape))
+        return batch
+
+    monkeypatch.setattr(PairSampler, "sample", sample)
+    run(settings, tmp_path / "run", patch=16, batch=2, patch_growth=[8], steps=5)
+    assert sizes == [(8, 1, 8, 8)] * 3 + [(2, 1, 16, 16)] * 2
 
 
 def test_minutes_budget_follows_the_clock():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,22 @@ from modnas_fast.errors import ModnasError
 from modnas_fast.images.degradations import jpeg_compress
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class _Windows(NamedTuple):
+    """All places that a patch of one size has in all images, numbered image by image."""
+
+    columns: Tensor  # of an image, as are starts and ends
+    starts: Tensor
+    ends: Tensor
+    total: int
+
+    @classmethod
+    def of(cls, height: Tensor, width: Tensor, side: int) -> _Windows:
+        columns = width - side + 1
+        places = (height - side + 1) * columns
+        ends = places.cumsum(0)
+        return cls(columns, ends - places, ends, int(ends[-1]))  # once: reading it from a GPU waits for all that runs
 
 
 class PatchSampler:
@@ -42,28 +58,29 @@ class PatchSampler:
             device
         )
         height, width = (torch.tensor([image.shape[axis] for image in large], device=device) for axis in (0, 1))
-        self._width = width
-        self._columns = width - patch + 1
-        positions = (height - patch + 1) * self._columns
-        self._ends = positions.cumsum(0)
-        self._starts = self._ends - positions
-        self._positions = int(positions.sum())  # once: reading it from a GPU waits for all that runs there
+        self._height, self._width = height, width
         areas = height * width
         self._offsets = areas.cumsum(0) - areas
+        self._windows: dict[int, _Windows] = {}  # by side
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Indices of `count` random patches into `pixels`, int64 [count, patch, patch]."""
-        device = self.pixels.device
-        position = torch.randint(self._positions, (count,), generator=generator, device=device)
+    def draw(self, count: int, generator: torch.Generator, side: int = 0) -> Tensor:
+        """Indices of `count` random patches into `pixels`, int64 [count, side, side]; `side` is at most `patch`, or 0
+        for that.
+        """
+        device, side = self.pixels.device, side or self.patch
+        if side not in self._windows:
+            self._windows[side] = _Windows.of(self._height, self._width, side)
+        windows = self._windows[side]
+        position = torch.randint(windows.total, (count,), generator=generator, device=device)
         symmetry = torch.randint(8, (count, 1, 1), generator=generator, device=device)
-        image = torch.searchsorted(self._ends, position, right=True)
-        inside = position - self._starts[image]
-        top, left = inside // self._columns[image], inside % self._columns[image]
-        rows = torch.arange(self.patch, device=device).view(1, -1, 1)
+        image = torch.searchsorted(windows.ends, position, right=True)
+        inside = position - windows.starts[image]
+        top, left = inside // windows.columns[image], inside % windows.columns[image]
+        rows = torch.arange(side, device=device).view(1, -1, 1)
         columns = rows.view(1, 1, -1)
         rows, columns = (
-            torch.where(symmetry & 1 > 0, self.patch - 1 - rows, rows),
-            torch.where(symmetry & 2 > 0, self.patch - 1 - columns, columns),
+            torch.where(symmetry & 1 > 0, side - 1 - rows, rows),
+            torch.where(symmetry & 2 > 0, side - 1 - columns, columns),
         )
         width = self._width[image].view(-1, 1, 1)
         inner = torch.where(symmetry & 4 > 0, columns * width + rows, rows * width + columns)
@@ -119,15 +136,15 @@ class PairSampler:
         elif degradation == "pairs":
             self._degraded = PatchSampler(partners, patch, device).pixels[None]
 
-    def sample(self, batch: int, share: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(self, batch: int, share: slice = slice(None), side: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """The next `batch` patches, or this process's `share` of them: degraded and clean, both float
-        [N, C, patch, patch], and the levels [N].
+        [N, C, side, side], and the levels [N]. `side` is at most `patch`, or 0 for that.
 
         Random numbers are drawn for the whole batch whatever the share, so several processes see together what one
         would.
         """
         device = self.clean.pixels.device
-        indices = self.clean.draw(batch, self.generator)
+        indices = self.clean.draw(batch, self.generator, side)
         if self._between:
             low, high = self._levels
             levels = low + (high - low) * torch.rand(batch, generator=self.generator, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from modnas_fast.images.degradations import Degradation
@@ -24,6 +25,8 @@ class TrainConfig:
         pair_names: of "pairs", what tells clean files from noisy ones; see `images.pairs.list_pairs`.
         conditioned: the network is told σ (`ConditionedNet`); `levels` are the ends of what is drawn.
         patch, batch: side in pixels (a multiple of 8) and patches a step, over all processes.
+        patch_growth: smaller sides that come first, all for equal parts of the budget, in batches of as many pixels:
+            [32, 64] before 128 in batches of 2 are 32 patches, then 8 (progressive learning, Zamir et al., CVPR 2022).
         steps, minutes: the budget, exactly one of the two: optimiser steps, or minutes of training time.
         loss: "mse" (the paper's), "l1" or "charbonnier".
         lr, lr_final: cosine schedule from lr to lr_final over the budget.
@@ -51,6 +54,7 @@ class TrainConfig:
     conditioned: bool = False
     patch: int = 128
     batch: int = 32
+    patch_growth: tuple[int, ...] = ()
     steps: int = 0
     minutes: float = 0.0
     loss: str = "mse"
@@ -67,12 +71,22 @@ class TrainConfig:
     checkpoint_every: float = 60.0
     device: str = "auto"
 
+    def patches(self, share: float) -> tuple[int, int]:
+        """Side and number of a step's patches when `share` of the budget, below 1, is used up."""
+        sides = (*self.patch_growth, self.patch)
+        side = sides[int(share * len(sides))]
+        return side, self.batch * (self.patch // side) ** 2
+
     def __post_init__(self) -> None:
         require(self, bool(self.data), "data", "name at least one folder of clean images")
         for key in ("stages", "batch", "validate_every"):
             require(self, getattr(self, key) >= 1, key, "it must be at least 1")
         require(self, self.channels_in in (1, 3), "channels_in", "1 is gray, 3 is RGB")
         require(self, self.patch >= 8 and self.patch % 8 == 0, "patch", "it must be a multiple of 8")
+        sides = (*self.patch_growth, self.patch)
+        growing = all(a < b for a, b in itertools.pairwise(sides))
+        whole = all(side >= 8 and side % 8 == 0 and self.patch % side == 0 for side in sides)
+        require(self, growing and whole, "patch_growth", f"choose multiples of 8 that divide {self.patch}, ascending")
         Degradation(self.degradation, self.levels, self.conditioned)
         require(self, len(self.pair_names) == 2, "pair_names", "give the clean files' part and the noisy ones'")
         if self.validation_levels:

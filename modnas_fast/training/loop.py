@@ -150,7 +150,8 @@ class _Run:
         config, optimizer = self.config, self.state.optimizer
         for group in optimizer.param_groups:
             group["lr"] = self._rate(share)
-        noisy, clean, sigma = self.sampler.sample(config.batch, self.processes.share)
+        side, count = config.patches(share)
+        noisy, clean, sigma = self.sampler.sample(count, self.processes.share, side)
         device = self.processes.device.type
         autocast = torch.autocast(device, torch.bfloat16) if config.precision == "bf16" else nullcontext()
         with autocast, fast_convolutions():

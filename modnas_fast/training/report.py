@@ -139,6 +139,8 @@ def _key_figures(run: Run) -> list[tuple[str, str, str]]:
     config = run.config
     budget = f"of {config['steps']:,}" if config.get("steps") else f"of {config.get('minutes', 0):g} min"
     batch = f"{config['batch']} patch{'es' * (config['batch'] != 1)} of {config['patch']} × {config['patch']} a step"
+    if growth := config.get("patch_growth"):
+        batch += f", as many pixels of {', '.join(map(str, growth))} before"
     figures = [("Steps", f"{run.step:,} {budget}" if config.get("steps") else f"{run.step:,}", batch)]
     for level, (steps, values) in run.validations.items():
         best, at = max(zip(values, steps, strict=True))
