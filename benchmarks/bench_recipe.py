@@ -49,6 +49,9 @@ LEVERS: dict[str, dict[str, Any]] = {
     "batch 4": {"batch": 4},
     "batch 16": {"batch": 16},
     "bfloat16": {"precision": "bf16"},
+    "scaled start": {"scaled_start": True},
+    "scaled start, seed 1": {"scaled_start": True, "seed": 1},
+    "scaled start, batch 4": {"scaled_start": True, "batch": 4},
 }
 
 

@@ -1,4 +1,4 @@
-"""The supernet's scaled start."""
+"""The scaled start of the supernet and of derived networks."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ import pytest
 import torch
 from torch import nn
 
-from modnas_fast.genotype import PRIMITIVES
+from modnas_fast.genotype import PRIMITIVES, Genotype
 from modnas_fast.layers import MixedOp
+from modnas_fast.networks import ConditionedNet, DerivedNet
+from modnas_fast.networks import initial as derived
+from modnas_fast.runs.config import ConfigError
 from modnas_fast.search.config import SearchConfig
 from modnas_fast.search.initial import scale_weights
 from modnas_fast.search.loop import _build_supernet
 from modnas_fast.search.supernet import SuperNet
+from modnas_fast.training import TrainConfig
+from modnas_fast.training.loop import _build_net
 
 
-def spreads(net: SuperNet) -> list[float]:
+def spreads(net: SuperNet | DerivedNet) -> list[float]:
     """How much what each block's last normal layer gives changes from pixel to pixel, over what the stem's does."""
     found: list[float] = []
 
-    def look(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-        found.append(float(output.std((0, 2, 3)).mean()))
+    def look(module: nn.Module, inputs: object, output: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> None:
+        feature = output[0] if isinstance(output, tuple) else output
+        found.append(float(feature.std((0, 2, 3)).mean()))
 
-    for block in net.stages[0].blocks():
+    stage = net.stages[0]
+    for block in stage.blocks() if isinstance(net, SuperNet) else (*stage.encoder, *stage.decoder):
         block.register_forward_hook(look)
-    stem = net.stages[0].stem[1].register_forward_hook(look)
+    stem = stage.stem[1].register_forward_hook(look)
     with torch.no_grad():
         net(torch.randn(2, 1, 64, 64))
     stem.remove()
@@ -67,6 +74,42 @@ def test_every_convolution_is_drawn_and_nothing_else() -> None:
             assert not value.any(), name
         else:
             assert not torch.equal(value, kept[name]), name
+
+
+@pytest.mark.parametrize("name", ["modnas-b", "modnas-ar"])
+def test_signals_stay_through_a_derived_network(name: str) -> None:
+    torch.manual_seed(0)
+    net = DerivedNet(Genotype.load(name))
+    assert min(spreads(net)) < 0.02
+    derived.scale_weights(net)
+    assert all(0.1 < spread < 10 for spread in spreads(net))
+
+
+@pytest.mark.parametrize("kind", [DerivedNet, ConditionedNet])
+def test_every_convolution_of_a_derived_network_is_drawn(kind: type[DerivedNet]) -> None:
+    net = kind(Genotype.load("modnas-ar"), 2, 3)
+    kept = {name: value.clone() for name, value in net.state_dict().items()}
+    derived.scale_weights(net)
+    for name, value in net.state_dict().items():
+        if name.endswith(("delta", "log_lambda", "level_weight")):
+            assert torch.equal(value, kept[name]), name
+        elif name.endswith("bias"):
+            assert not value.any(), name
+        else:
+            assert not torch.equal(value, kept[name]), name
+
+
+def test_a_training_asks_for_it() -> None:
+    def first(scaled: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        return _build_net(TrainConfig("run", ("data",), steps=1, scaled_start=scaled)).get_parameter(
+            "stages.0.out.bias"
+        )
+
+    assert not first(True).any()
+    assert first(False).any()
+    with pytest.raises(ConfigError, match="scaled_start is True; weights of init are not drawn anew"):
+        TrainConfig("run", ("data",), steps=1, scaled_start=True, init="weights.safetensors")
 
 
 def test_a_search_asks_for_it() -> None:

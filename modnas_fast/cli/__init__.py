@@ -18,6 +18,7 @@ VERBS = {
     "train": "train a network from a YAML configuration",
     "search": "search an architecture as a YAML configuration says",
     "derive": "derive a network from a searched supernet",
+    "draw": "draw networks of a given latency from a searched supernet's probabilities",
     "profile-ops": "measure the operations on this machine, for searches with a latency penalty",
     "report": "write the HTML report of one or several searches",
     "summary": "count parameters, MACs, receptive field and memory of a genotype, or of the baselines",

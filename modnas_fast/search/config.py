@@ -29,8 +29,8 @@ class SearchConfig:
             A search of fewer A-steps than the paper's 100 epochs goes as far with a higher one.
         precision: "bf16" (autocast) or "fp32".
         backend: of the supernet; "auto" takes the fastest.
-        scaled_start: initial weights from which every layer hands on as much as it takes in (`search.initial`), so that
-            the low resolutions take part from the start; false for PyTorch's.
+        scaled_start: initial weights from which every layer hands on as much as it takes in (`networks.initial`), so
+            that the low resolutions take part from the start; false for PyTorch's.
         seed: of the halves, the initial weights, patches and noise.
         validation: folder of clean images scored with the fixed test noise every epoch, "" for none.
         checkpoint_every: seconds between checkpoints within an epoch; every epoch ends with one.

@@ -23,7 +23,7 @@ import math
 import os
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -134,6 +134,7 @@ class LatencyTable:
     settings: Settings
     operations: tuple[OperationTime, ...]
     validation: tuple[NetworkTime, ...] = ()
+    _costs: dict[int, CostTable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         missing = [part for part in PARTS if part not in {entry.part for entry in self.operations}]
@@ -168,8 +169,11 @@ class LatencyTable:
             LatencyError: that is wider than what was measured.
         """
         self.require_width(channels)
-        points = [CostPoint(time.part, time.channels_in, time.channels_out, time.median_ms) for time in self.operations]
-        return fit_table(points, channels, self.settings.channels_in, "ms")
+        if channels not in self._costs:
+            times = self.operations
+            points = [CostPoint(time.part, time.channels_in, time.channels_out, time.median_ms) for time in times]
+            self._costs[channels] = fit_table(points, channels, self.settings.channels_in, "ms")
+        return self._costs[channels]
 
     def require_width(self, channels: int) -> None:
         """Raise `LatencyError` if `channels` is beyond what was measured."""

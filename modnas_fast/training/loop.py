@@ -21,6 +21,7 @@ from modnas_fast.images.evaluation import EvaluationSet, Score, evaluate, evalua
 from modnas_fast.images.pairs import PairedSet
 from modnas_fast.images.patches import PairSampler
 from modnas_fast.networks import ConditionedNet, DerivedNet, gray_to_rgb, load, save_weights
+from modnas_fast.networks.initial import scale_weights
 from modnas_fast.ops import fast_convolutions
 from modnas_fast.runs.config import config_to_json
 from modnas_fast.runs.guard import what_broke
@@ -230,6 +231,8 @@ def _build_net(config: TrainConfig) -> DerivedNet:
     kind = ConditionedNet if config.conditioned else DerivedNet
     net = kind(genotype, config.stages, config.channels_in)
     net.degradation = Degradation(config.degradation, config.levels, config.conditioned)
+    if config.scaled_start:
+        scale_weights(net)
     if config.init:
         start = load(config.init)
         widened = start.channels_in == 1 and config.channels_in == 3
