@@ -80,7 +80,7 @@ def test_every_convolution_is_drawn_and_nothing_else() -> None:
 def test_signals_stay_through_a_derived_network(name: str) -> None:
     torch.manual_seed(0)
     net = DerivedNet(Genotype.load(name))
-    assert min(spreads(net)) < 0.02
+    assert min(spreads(net)) < 0.05
     derived.scale_weights(net)
     assert all(0.1 < spread < 10 for spread in spreads(net))
 
