@@ -10,7 +10,6 @@ from modnas_fast.genotype import PRIMITIVES, Genotype
 from modnas_fast.layers import MixedOp
 from modnas_fast.networks import ConditionedNet, DerivedNet
 from modnas_fast.networks import initial as derived
-from modnas_fast.runs.config import ConfigError
 from modnas_fast.search.config import SearchConfig
 from modnas_fast.search.initial import scale_weights
 from modnas_fast.search.loop import _build_supernet
@@ -108,8 +107,6 @@ def test_a_training_asks_for_it() -> None:
 
     assert not first(True).any()
     assert first(False).any()
-    with pytest.raises(ConfigError, match="scaled_start is True; weights of init are not drawn anew"):
-        TrainConfig("run", ("data",), steps=1, scaled_start=True, init="weights.safetensors")
 
 
 def test_a_search_asks_for_it() -> None:

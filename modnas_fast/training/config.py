@@ -34,8 +34,8 @@ class TrainConfig:
         ema: decay of the exponential moving average of the weights, which is what is validated and saved.
         precision: "bf16" (autocast) or "fp32".
         seed: of the initial weights, patches and noise.
-        scaled_start: fresh weights from which every layer hands on as much as it takes in (`networks.initial`); false
-            for PyTorch's, from which a network of this depth learns late.
+        scaled_start: without `init`, weights from which every layer hands on as much as it takes in
+            (`networks.initial`); false for PyTorch's, from which a network of this depth learns late.
         init: weights to start from, "" for a fresh start. A conditioned network may start from a plain one, an
             RGB one from a gray one; a plain one starts from what a conditioned one is at the first of `levels`, or at
             σ = 10 where these are no σ.
@@ -100,7 +100,5 @@ class TrainConfig:
         require(self, 0 < self.lr_final <= self.lr, "lr_final", "it must be positive and at most lr")
         require(self, self.clip > 0, "clip", "it must be positive")
         require(self, 0 <= self.ema < 1, "ema", "it must be at least 0 and below 1")
-        fresh = not (self.scaled_start and self.init)
-        require(self, fresh, "scaled_start", "weights of init are not drawn anew; set it to false, or leave out init")
         if (self.steps > 0) == (self.minutes > 0):
             raise ConfigError("give the budget as steps or as minutes, one of the two")
