@@ -25,6 +25,7 @@ from modnas_fast.genotype import (
     Skip,
     published_genotypes,
 )
+from modnas_fast.networks.summary import summarize
 
 # The paper's rows, transcribed: (block, kind of operation as the paper words it, kernel, C_in, C_out) for its layers in
 # order; None is "skip". Widths are the paper's own; where its rows contradict each other (its "72→36" fuse rows, AR's
@@ -131,7 +132,11 @@ def test_published_skips_name_their_predecessor(name):
 
 
 def test_published_names():
-    assert published_genotypes() == ("modnas-ar", "modnas-b")
+    assert published_genotypes() == ("modnas-ar", "modnas-b", "modnas-fast-a")
+    ours = Genotype.load("modnas-fast-a")
+    card = json.loads(ours.derivation)
+    assert (ours.name, card["parameters"]) == ("modnas-fast-a", summarize(ours).parameters)
+    assert card["g_macs_256x256"] == pytest.approx(summarize(ours, height=256, width=256).macs / 1e9, abs=5e-4)
 
 
 @settings(max_examples=60, deadline=None)
@@ -334,7 +339,7 @@ def test_load_by_name_and_by_path(tmp_path):
 
 
 def test_load_names_what_is_wrong(tmp_path):
-    with pytest.raises(GenotypeError, match=r"'modnas-c': No such file.*one of: modnas-ar, modnas-b"):
+    with pytest.raises(GenotypeError, match=r"'modnas-c': No such file.*one of: modnas-ar, modnas-b, modnas-fast-a"):
         Genotype.load("modnas-c")
     with pytest.raises(GenotypeError, match="Is a directory"):
         Genotype.load(tmp_path)
