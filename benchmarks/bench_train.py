@@ -4,8 +4,8 @@ python -m benchmarks.bench_train [--device cpu|cuda] [--batch 16] [--patch 64] [
 
 Each way's gradients are compared with those of float64 first. "contiguous" and "channels_last" are a plain loop;
 "fast_convolutions", in channels_last too, is what `modnas-fast train` runs, which on a CPU also keeps the memory that
-it frees. That is a setting of the process, so every way has a process of its own, and they take turns of five steps, one
-after another as in training. On a GPU the two are the same. float32 is without TF32.
+it frees. That is a setting of the process, so every way has a process of its own, and they take turns of five steps,
+one after another as in training. On a GPU the two are the same. float32 is without TF32.
 """
 
 from __future__ import annotations
