@@ -380,20 +380,6 @@ def test_cosine_schedule_by_steps(settings, tmp_path, monkeypatch, steps):
     assert rates == pytest.approx(expected, rel=1e-12)
 
 
-def test_patches_grow(settings, tmp_path, monkeypatch):
-    sizes = []
-    original = PairSampler.sample
-
-    def sample(self, *arguments):
-        batch = original(self, *arguments)
-        sizes.append(tuple(batch[0].shape))
-        return batch
-
-    monkeypatch.setattr(PairSampler, "sample", sample)
-    run(settings, tmp_path / "run", patch=16, batch=2, patch_growth=[8], steps=5)
-    assert sizes == [(8, 1, 8, 8)] * 3 + [(2, 1, 16, 16)] * 2
-
-
 def test_minutes_budget_follows_the_clock():
     config = TrainConfig("out", ("a",), minutes=2.0)
     run_in_progress = SimpleNamespace(config=config, state=SimpleNamespace(step=7, elapsed=30.0))

@@ -88,7 +88,7 @@ def convolution_dweight(x: Tensor, dy: Tensor, weight: Tensor, need_bias: bool) 
     """
     if pays(x, weight):
         dweight, dbias = native.convolution_dweight(x, dy, weight.shape[-1])
-        return dweight.permute(3, 2, 0, 1), dbias
+        return dweight.permute(3, 2, 0, 1), dbias if need_bias else None
     return _backward(dy.to(weight.dtype), x.to(weight.dtype), weight, [False, True, need_bias])[1:]
 
 

@@ -119,7 +119,7 @@ class _Backward:
         if self.needed[name] or need_bias:
             dweight, dbias = convolution_dweight(x, dy, weight, need_bias)
             self.add(name, dweight)
-            if dbias is not None and need_bias:
+            if dbias is not None:
                 self.add(bias, dbias)
         return convolution_dx(dy, weight, rectified)
 

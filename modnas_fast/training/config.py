@@ -35,7 +35,7 @@ class TrainConfig:
         precision: "bf16" (autocast) or "fp32".
         seed: of the initial weights, patches and noise.
         scaled_start: without `init`, weights from which every layer hands on as much as it takes in
-            (`networks.initial`); false for PyTorch's, from which a network of this depth learns late.
+            (`networks.initial`), which evens out seeds in short trainings; false for PyTorch's.
         init: weights to start from, "" for a fresh start. A conditioned network may start from a plain one, an
             RGB one from a gray one; a plain one starts from what a conditioned one is at the first of `levels`, or at
             σ = 10 where these are no σ.
