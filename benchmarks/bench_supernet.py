@@ -27,9 +27,10 @@ from benchmarks.harness import Row, add_output, append_rows, interleave, peak_me
 from modnas_fast.bench.machine import without_tf32
 from modnas_fast.errors import ModnasError
 from modnas_fast.ops import explain_backend, select_backend
+from modnas_fast.runs.graphed import EAGER_STEPS, GraphedStep, build_adam
 from modnas_fast.runs.processes import Processes
 from modnas_fast.search import SuperNet, backends
-from modnas_fast.search.steps import EAGER_STEPS, GraphedStep, Step, build_adam
+from modnas_fast.search.steps import Step
 
 STAGES, CHANNELS, SHAPE, THREADS = 2, 48, (12, 1, 64, 64), 2
 DTYPES = ("float32", "bfloat16")
@@ -56,7 +57,8 @@ def prepare(variant: str, dtype: str, device: str = "cpu") -> tuple[SuperNet, Ca
     parameters = list(net.weight_parameters())
     graphed = variant.endswith(GRAPH)
     alone = Processes(0, 1, torch.device(device))
-    eager = Step(net, parameters, build_adam(parameters, 1e-3, captured=graphed), dtype == "bfloat16", alone)
+    precision = {"float32": "fp32", "bfloat16": "bf16"}[dtype]
+    eager = Step(net, parameters, build_adam(parameters, 1e-3, captured=graphed), precision, alone)
     step = GraphedStep(eager) if graphed else eager
     if name != COMPILED:
         return net, lambda: step(*batch)

@@ -2,10 +2,11 @@
 
 python -m benchmarks.bench_train [--device cpu|cuda] [--batch 16] [--patch 64] [--repeats 5] [-o FILE]
 
-Each way's gradients are compared with those of float64 first. "contiguous" and "channels_last" are a plain loop;
-"fast_convolutions", in channels_last too, is what `modnas-fast train` runs, which on a CPU also keeps the memory that
-it frees. That is a setting of the process, so every way has a process of its own, and they take turns of five steps,
-one after another as in training. On a GPU the two are the same. float32 is without TF32.
+Each way's gradients are compared with those of float64 first. "contiguous" and "channels_last" are a plain loop. What
+`modnas-fast train` runs, in channels_last too, is on a CPU "fast_convolutions", which also keeps the memory that it
+frees, and on a GPU "captured", the step as one CUDA graph. Memory is a setting of the process, so every way has a
+process of its own, and they take turns of some steps, one after another as in training. float32 is without TF32.
+"batch" is what making a batch of noisy and clean patches takes, alone.
 """
 
 from __future__ import annotations
@@ -19,49 +20,66 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from multiprocessing.connection import Connection
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import add_output, append_rows, interleave, positive
 from modnas_fast import DerivedNet, Genotype
 from modnas_fast.bench.machine import without_tf32
+from modnas_fast.images.patches import PairSampler
 from modnas_fast.ops import fast_convolutions
+from modnas_fast.runs.graphed import GraphedStep, build_adam
 from modnas_fast.runs.memory import keep_freed_memory
+from modnas_fast.runs.precision import autocast
 
-FAST = "fast_convolutions"
-TURN = 5  # steps
-# Precision and way → the largest error of a gradient, as a share of the largest gradient's norm.
-WAYS = {
-    ("float32", "contiguous"): 1e-4,
-    ("float32", "channels_last"): 1e-4,
-    ("float32", FAST): 1e-4,
-    ("bfloat16", "channels_last"): 5e-2,
-    ("bfloat16", FAST): 5e-2,
-}
+FAST, CAPTURED = "fast_convolutions", "captured"
+OURS = {"cpu": FAST, "cuda": CAPTURED}
+TURN = {"cpu": 5, "cuda": 50}  # steps
+# Precision → the largest error of a gradient, as a share of the largest gradient's norm.
+LIMITS = {"float32": 1e-4, "bfloat16": 5e-2}
+
+
+def ways_of(device: str) -> list[tuple[str, str]]:
+    """Precision and way."""
+    ours = OURS[device]
+    return [
+        *(("float32", way) for way in ("contiguous", "channels_last", ours)),
+        *(("bfloat16", way) for way in ("channels_last", ours)),
+    ]
 
 
 class Step:
-    """A network and its optimiser in one of `WAYS`, and what a step of it does on a fixed batch."""
+    """A network and its optimiser in one of the ways, and what a step of it does on a fixed batch."""
 
     def __init__(self, net: DerivedNet, batch: tuple[Tensor, Tensor], dtype: str, way: str) -> None:
         memory_format = torch.contiguous_format if way == "contiguous" else torch.channels_last
         self.net: nn.Module = copy.deepcopy(net).to(memory_format=memory_format)  # type: ignore[call-overload]
         self.noisy, self.clean = (image.contiguous(memory_format=memory_format) for image in batch)
         self.dtype, self.way = dtype, way
-        self.adam = torch.optim.Adam(self.net.parameters(), lr=1e-4, fused=True)
+        self.adam = build_adam(list(self.net.parameters()), 1e-4, captured=way == CAPTURED)
+        self.update = GraphedStep(self._update) if way == CAPTURED else self._update
 
     def gradients(self) -> list[Tensor]:
-        self.adam.zero_grad(set_to_none=True)
-        device = self.noisy.device.type
-        autocast = torch.autocast(device, torch.bfloat16) if self.dtype == "bfloat16" else nullcontext()
-        with autocast, fast_convolutions() if self.way == FAST else nullcontext():
-            restored = self.net(self.noisy)
-        nn.functional.mse_loss(restored.to(self.clean.dtype), self.clean).backward()
+        self._backward(self.noisy, self.clean)
         return [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
 
-    def __call__(self) -> None:
-        self.gradients()
+    def _backward(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        self.adam.zero_grad(set_to_none=True)
+        precision = "bf16" if self.dtype == "bfloat16" else "fp32"
+        with autocast(precision, noisy.device), fast_convolutions() if self.way == FAST else nullcontext():
+            restored = self.net(noisy)
+        loss = nn.functional.mse_loss(restored.to(clean.dtype), clean)
+        loss.backward()
+        return loss.detach()
+
+    def _update(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        loss = self._backward(noisy, clean)
         self.adam.step()
+        return loss
+
+    def __call__(self) -> None:
+        self.update(self.noisy, self.clean)
 
 
 def build(device: str, batch: int, patch: int) -> tuple[DerivedNet, tuple[Tensor, Tensor]]:
@@ -100,7 +118,7 @@ def serve(connection: Connection, dtype: str, way: str, device: str, batch: int,
         connection.send(error(Step(net, small, dtype, way), exact))
         step = Step(net, pairs, dtype, way)
         while connection.recv():
-            for _ in range(TURN):
+            for _ in range(TURN[device]):
                 step()
             if device == "cuda":
                 torch.cuda.synchronize()
@@ -113,23 +131,39 @@ def turn_of(connection: Connection) -> None:
     connection.recv()
 
 
+def batches(device: str, batch: int, patch: int) -> Callable[[], None]:
+    """A turn of making batches, from 50 images of 512x512."""
+    images = [np.random.default_rng(seed).integers(0, 256, (512, 512, 1), np.uint8) for seed in range(50)]
+    sampler = PairSampler(images, patch, "awgn", [25.0], torch.device(device), seed=0)
+
+    def turn() -> None:
+        for _ in range(TURN[device]):
+            sampler.sample(batch)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return turn
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Measures and prints; adds the rows."""
     context = multiprocessing.get_context("spawn")
     given = arguments.device, arguments.batch, arguments.patch
     rows, connections = [], []
     steps: dict[str, Callable[[], object]] = {}
-    for (dtype, way), limit in WAYS.items():
+    for dtype, way in ways_of(arguments.device):
         here, there = context.Pipe()
         context.Process(target=serve, args=(there, dtype, way, *given), daemon=True).start()
         there.close()  # so that a process that fails ends the wait for it
         departure = here.recv()
-        if not departure < limit:
-            sys.exit(f"{dtype}, {way}: gradients depart by {departure:.1e}, more than {limit:.0e}; nothing is timed")
+        if not departure < LIMITS[dtype]:
+            sys.exit(f"{dtype}, {way}: gradients depart by {departure:.1e}, over {LIMITS[dtype]:.0e}; nothing is timed")
         steps[f"{dtype} {way}"] = functools.partial(turn_of, here)
         connections.append(here)
         rows.append({"op": "training step", "backend": way, "mode": "T=1", "dtype": dtype, "error": departure})
-    timings = {name: turn / TURN for name, turn in interleave(steps, arguments.repeats).items()}
+    steps["batch"] = batches(arguments.device, arguments.batch, arguments.patch)
+    rows.append({"op": "training batch", "backend": "PairSampler", "mode": "AWGN", "dtype": "float32"})
+    timings = {name: turn / TURN[arguments.device] for name, turn in interleave(steps, arguments.repeats).items()}
     for connection in connections:
         connection.send(False)
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu"

@@ -21,6 +21,7 @@ from modnas_fast.cli import main
 from modnas_fast.errors import ModnasError
 from modnas_fast.networks.weights import read_safetensors, write_safetensors
 from modnas_fast.runs.config import ConfigError, config_from_mapping
+from modnas_fast.runs.graphed import GraphedStep, build_adam
 from modnas_fast.runs.processes import Processes, processes
 from modnas_fast.search import checkpoint as checkpoint_module
 from modnas_fast.search.config import SearchConfig
@@ -28,7 +29,7 @@ from modnas_fast.search.cost import expected_cost
 from modnas_fast.search.history import read_history
 from modnas_fast.search.latency import LATENCY_FILE, LatencyTable, penalty_table
 from modnas_fast.search.loop import HISTORY, _Search, search, split_in_halves
-from modnas_fast.search.steps import GraphedStep, Step, build_adam
+from modnas_fast.search.steps import Step
 from modnas_fast.search.supernet import SuperNet
 from modnas_fast.search.weights import SUPERNET_FILE, load_supernet
 from tests.test_latency import law, table_of
@@ -105,7 +106,7 @@ def test_a_step_moves_its_parameters_only_and_is_adam_on_the_mse() -> None:
         before = {name: value.clone() for name, value in net.state_dict().items()}
         mse = torch.nn.functional.mse_loss(net(noisy), clean)
         gradients = torch.autograd.grad(mse, parameters)
-        loss = Step(net, parameters, torch.optim.Adam(parameters, lr=1e-3), bf16=False, processes=ALONE)(noisy, clean)
+        loss = Step(net, parameters, torch.optim.Adam(parameters, lr=1e-3), "fp32", ALONE)(noisy, clean)
         assert float(loss) == pytest.approx(mse.item(), rel=1e-6)
         moved = {id(parameter) for parameter in parameters}
         for name, parameter in net.named_parameters():
@@ -404,7 +405,7 @@ def test_a_captured_step_equals_an_eager_one(monkeypatch: pytest.MonkeyPatch) ->
         torch.manual_seed(0)
         net = SuperNet(1, 8).cuda()
         parameters = list(net.weight_parameters())
-        eager = Step(net, parameters, build_adam(parameters, 1e-3, captured=graphed), bf16=False, processes=ALONE)
+        eager = Step(net, parameters, build_adam(parameters, 1e-3, captured=graphed), "fp32", ALONE)
         step = GraphedStep(eager) if graphed else eager
         for _ in range(8):
             clean = torch.rand(2, 1, 32, 32, device="cuda")

@@ -1,10 +1,20 @@
-"""What a run's precision costs on its device."""
+"""A run's precision, and what it costs on its device."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from modnas_fast.ops import convolution_dtype, native
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Within it, "bf16" convolves in bfloat16 and "fp32" changes nothing.
+
+    Weights are converted at every use: a CUDA graph must not read copies from before its capture.
+    """
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if precision == "bf16" else nullcontext()
 
 
 def precision_advice(precision: str, device: torch.device, converts: bool) -> str:

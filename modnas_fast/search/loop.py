@@ -18,6 +18,7 @@ from modnas_fast.images.degradations import Degradation
 from modnas_fast.images.evaluation import EvaluationSet, evaluate, mean_scores, read_clean_images
 from modnas_fast.images.patches import PairSampler
 from modnas_fast.runs.config import config_to_json
+from modnas_fast.runs.graphed import GraphedStep, build_adam, set_rate
 from modnas_fast.runs.guard import what_broke
 from modnas_fast.runs.log import tensorboard
 from modnas_fast.runs.precision import precision_advice
@@ -30,7 +31,7 @@ from modnas_fast.search.history import append_record, epoch_record, read_history
 from modnas_fast.search.initial import scale_weights
 from modnas_fast.search.latency import LATENCY_FILE, LatencyTable, penalty_table
 from modnas_fast.search.monitor import collapse_warnings
-from modnas_fast.search.steps import GraphedStep, Penalty, Step, build_adam
+from modnas_fast.search.steps import Penalty, Step
 from modnas_fast.search.supernet import SuperNet
 from modnas_fast.search.weights import SUPERNET_FILE, save_supernet
 
@@ -108,9 +109,10 @@ class _Search:
     def _build_steps(self) -> dict[str, Step | GraphedStep]:
         """A W-step and an A-step on the state as it is: graphs keep to its tensors."""
         penalties = {"weights": None, "architecture": _penalty(self.net, self.config, self.processes.device)}
-        bf16 = self.config.precision == "bf16"
         steps = {
-            key: Step(self.net, self.trained[key], self.state.optimizers[key], bf16, self.processes, penalty)
+            key: Step(
+                self.net, self.trained[key], self.state.optimizers[key], self.config.precision, self.processes, penalty
+            )
             for key, penalty in penalties.items()
         }
         return {key: GraphedStep(step) if self.captured else step for key, step in steps.items()}
@@ -179,8 +181,7 @@ class _Search:
     def _step_both(self, epoch: int) -> torch.Tensor:
         """A W-step and, after the warm-up, an A-step; the W-step's loss on this process's share."""
         for key, optimizer in self.state.optimizers.items():
-            for group in optimizer.param_groups:
-                _set_rate(group, self._rate() * self._proportion[key])
+            set_rate(optimizer, self._rate() * self._proportion[key])
         loss = self.step["weights"](*self.samplers["weights"].sample(self.config.batch, self.processes.share)[:2])
         if epoch >= self.config.warmup_epochs:
             batch = self.samplers["architecture"].sample(self.config.batch, self.processes.share)
@@ -307,11 +308,3 @@ def _penalty(net: SuperNet, config: SearchConfig, device: torch.device) -> Penal
         return None
     placed = table.to(device)
     return lambda: config.penalty_weight * expected_cost(net.architecture, placed)
-
-
-def _set_rate(group: dict[str, Any], rate: float) -> None:
-    """The rate is a tensor on CUDA, filled in place, since a captured step reads it from there."""
-    if isinstance(group["lr"], torch.Tensor):
-        group["lr"].fill_(rate)
-    else:
-        group["lr"] = rate

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ from modnas_fast.networks import ConditionedNet, DerivedNet, gray_to_rgb, load, 
 from modnas_fast.networks.initial import scale_weights
 from modnas_fast.ops import fast_convolutions
 from modnas_fast.runs.config import config_to_json
+from modnas_fast.runs.graphed import GraphedStep, build_adam, set_rate
 from modnas_fast.runs.guard import what_broke
 from modnas_fast.runs.log import tensorboard
-from modnas_fast.runs.precision import precision_advice
+from modnas_fast.runs.precision import autocast, precision_advice
 from modnas_fast.runs.processes import Interrupted, Processes, processes, stop_signals
 from modnas_fast.runs.schedule import RunningMean, cosine, decibel
 from modnas_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
@@ -90,13 +90,15 @@ class _Run:
         self.sampler = PairSampler(
             images, config.patch, config.degradation, config.levels, device, config.seed, config.conditioned, partners
         )
-        optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
+        self.captured = device.type == "cuda" and here.world == 1
+        optimizer = build_adam(list(self.net.parameters()), config.lr, captured=self.captured)
         ema = {name: value.detach().clone() for name, value in self.net.named_parameters()}
         self.state = TrainState(self.net, optimizer, ema, self.sampler.generator)
         checkpoint = self.folder / CHECKPOINT
         if checkpoint.exists():
             load_checkpoint(checkpoint, self.state, config)
             say(f"resuming {self.folder} at step {self.state.step}")
+        self.update = GraphedStep(self._update) if self.captured else self._update
         if advice := precision_advice(config.precision, device, converts=False):
             say(advice)
         say(
@@ -147,15 +149,21 @@ class _Run:
             log.close()
 
     def _step(self, share: float) -> Tensor:
-        """One Adam step on this process's share of the batch; its MSE before, detached."""
-        config, optimizer = self.config, self.state.optimizer
-        for group in optimizer.param_groups:
-            group["lr"] = self._rate(share)
+        """One Adam step on this process's share of the batch, and of the average; the MSE before, detached."""
+        config, state = self.config, self.state
+        set_rate(state.optimizer, self._rate(share))
         side, count = config.patches(share)
-        noisy, clean, sigma = self.sampler.sample(count, self.processes.share, side)
-        device = self.processes.device.type
-        autocast = torch.autocast(device, torch.bfloat16) if config.precision == "bf16" else nullcontext()
-        with autocast, fast_convolutions():
+        loss = self.update(*self.sampler.sample(count, self.processes.share, side))
+        # Early on the average follows the weights closely, so that it never remembers the initial ones.
+        decay = min(config.ema, (1 + state.step) / (10 + state.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(state.ema.values()), list(self.net.parameters()), 1 - decay)
+        return loss
+
+    def _update(self, noisy: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+        """What of a step is the same every time, and so can be captured: everything from images to new weights."""
+        config, optimizer = self.config, self.state.optimizer
+        with autocast(config.precision, self.processes.device), fast_convolutions():
             restored = self.net(noisy, sigma) if config.conditioned else self.net(noisy)
         restored = restored.float()
         loss = LOSSES[config.loss](restored, clean)
@@ -164,10 +172,6 @@ class _Run:
         self.processes.average_gradients(list(self.net.parameters()))
         nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
         optimizer.step()
-        # Early on the average follows the weights closely, so that it never remembers the initial ones.
-        decay = min(config.ema, (1 + self.state.step) / (10 + self.state.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.state.ema.values()), list(self.net.parameters()), 1 - decay)
         return loss.detach() if config.loss == "mse" else F.mse_loss(restored.detach(), clean)
 
     def _budget_share(self) -> float:
