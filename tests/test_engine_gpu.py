@@ -49,7 +49,9 @@ def test_half_precision(seed: int) -> None:
         half = Engine(net.genotype, net.state_dict(), device="cuda", dtype=dtype)(x)
         with torch.inference_mode():
             peer = copy.deepcopy(net).to(getattr(torch, dtype))(x.to(getattr(torch, dtype)))
-        assert relative_error(net, x, torch.from_numpy(half)) < 1.5 * relative_error(net, x, peer)
+        # Beyond float16's range, where PyTorch's has only NaN, the engine says so and computes in float32.
+        limit = 1.5 * relative_error(net, x, peer) if peer.isfinite().all() else 1e-4
+        assert relative_error(net, x, torch.from_numpy(half)) < limit
 
 
 @pytest.mark.parametrize("side", [64, 200, 512])

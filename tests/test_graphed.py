@@ -62,7 +62,7 @@ def test_a_captured_training_equals_an_eager_one(
     captured = tensors_of(run(settings, tmp_path / "captured", **changes) / "weights.safetensors")
     monkeypatch.setattr(training_loop, "GraphedStep", lambda step: step)
     eager = tensors_of(run(settings, tmp_path / "eager", **changes) / "weights.safetensors")
-    start = tensors_of(run(settings, tmp_path / "start", **changes, steps=1) / "weights.safetensors")
+    start = tensors_of(run(settings, tmp_path / "start", **changes | {"steps": 1}) / "weights.safetensors")
     assert captured.keys() == eager.keys()
     assert sum(not torch.equal(captured[name], start[name]) for name in start) > len(start) / 2
     for name, value in eager.items():
