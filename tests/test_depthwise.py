@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from modnas_fast.ops import depthwise
 from modnas_fast.ops.depthwise import depthwise_dweight, depthwise_dx, depthwise_fwd
-from tests.cases import DEVICE
 from tests.parity import assert_parity
 
 KERNELS = [(3, 1), (5, 1), (3, 2), (5, 2)]
@@ -93,71 +92,3 @@ def test_the_differentiable_function(channels: int) -> None:
     x = torch.randn(2, channels, 9, 14).contiguous(memory_format=torch.channels_last).requires_grad_()
     weight, bias = torch.randn(channels, 1, 5, 5).requires_grad_(), torch.randn(channels).requires_grad_()
     assert_parity(lambda *t: depthwise(*t, 2), reference, x, weight, bias, reduction=2 * 9 * 14, depth=2)
-
-
-def check_kernels(shape: tuple[int, int, int, int], kernel: int, dilation: int, dtype: torch.dtype) -> None:
-    from modnas_fast.kernels import depthwise as kernels
-
-    torch.manual_seed(0)
-    x, dy = (torch.randn(shape).to(DEVICE, dtype, memory_format=torch.channels_last) for _ in range(2))
-    weight = torch.randn(shape[1], 1, kernel, kernel).to(DEVICE, dtype)
-    N, _, H, W = shape
-    sums = {"reduction": max(N * H * W, kernel**2), "depth": 2, "gradients": False}
-    assert_parity(
-        lambda x, w, dy: (kernels.depthwise_fwd(x, w, dilation), kernels.depthwise_fwd(dy, w, dilation, flip=True)),
-        lambda *t: gradients_by_autograd(dilation, *t)[:2],
-        *(x, weight, dy),
-        **sums,
-    )
-    assert_parity(
-        lambda x, w, dy: kernels.depthwise_dweight(x, dy, kernel, dilation),
-        lambda *t: gradients_by_autograd(dilation, *t)[2],
-        *(x, weight, dy),
-        precision=torch.float32,
-        output_dtype=torch.float32,
-        **sums,
-    )
-
-
-@pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 7), (3, 2, 1, 6), (2, 70, 9, 11)])
-@pytest.mark.parametrize(("kernel", "dilation"), KERNELS)
-def test_kernels(kernel: int, dilation: int, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
-    check_kernels(shape, kernel, dilation, dtype)
-
-
-@pytest.mark.usefixtures("few_programs")
-def test_kernels_over_many_tiles() -> None:
-    check_kernels((2, 48, 33, 20), 3, 1, torch.float32)
-
-
-@pytest.mark.usefixtures("kernels")
-def test_kernels_of_no_image() -> None:
-    from modnas_fast.kernels import depthwise as kernels
-
-    x, weight = torch.empty(0, 3, 4, 5, device=DEVICE), torch.ones(3, 1, 3, 3, device=DEVICE)
-    assert kernels.depthwise_fwd(x, weight, 1).shape == x.shape
-    assert not kernels.depthwise_dweight(x, x, 3, 1).any()
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("kernel", "dilation"), KERNELS)
-def test_a_gpu_runs_the_kernels(
-    kernel: int, dilation: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def none(*arguments: object) -> None:
-        raise AssertionError("cuDNN's were called")
-
-    torch.manual_seed(0)
-    shape = (12, 48, 64, 64)
-    x, dy = (torch.randn(shape, device="cuda").to(dtype, memory_format=torch.channels_last) for _ in range(2))
-    weight = torch.randn(48, 1, kernel, kernel, device="cuda")
-    exact = gradients_by_autograd(dilation, x.double(), weight.double(), dy.double())
-    monkeypatch.setattr(F, "conv2d", none)
-    mine = *images(dilation, x, weight, dy), depthwise_dweight(x, dy, kernel, dilation)
-    wanted = exact[0], exact[1], exact[2]
-    for got, right in zip(mine, wanted, strict=True):
-        assert float((got.double() - right).norm() / right.norm()) < {torch.float32: 1e-5, torch.bfloat16: 5e-3}[dtype]

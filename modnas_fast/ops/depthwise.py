@@ -1,14 +1,12 @@
-"""Depthwise convolution, and gradients of it that do not take ten times as long: on a CPU the engine's where it is
-built, on a GPU Triton's kernels where images are channels_last.
+"""Depthwise convolution, and gradients of it that do not take ten times as long: the engine's where it is built.
 
 oneDNN has a fast weight gradient for 3×3 kernels of dilation 1 only; at 48 channels 5×5 or dilated ones take 20 times
 as long, and in bfloat16 a dilated one can be wrong altogether. Its data gradients are uneven too: the forward
-convolution with the kernel turned around takes their place. cuDNN is as uneven.
+convolution with the kernel turned around takes their place.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any, cast
 
 import torch
@@ -17,8 +15,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from modnas_fast.ops import native
-from modnas_fast.ops._backend import kernel_obstacle
-from modnas_fast.ops.features import KERNEL_DTYPES, is_channels_last
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor, dilation: int = 1) -> Tensor:
@@ -60,26 +56,14 @@ class DepthwiseFunction(torch.autograd.Function):
 
 
 def runs(x: Tensor, weight: Tensor, dilation: int = 1) -> bool:
-    """Whether `depthwise` of x is the engine's, or Triton's."""
-    return _by_engine(x, weight, dilation) or _by_kernels(x)
-
-
-def _by_engine(x: Tensor, weight: Tensor, dilation: int) -> bool:
+    """Whether `depthwise` of x is the engine's."""
     return weight.dtype == torch.float32 and native.runs(x, weight.shape[-1], x.shape[1], dilation=dilation)
-
-
-def _by_kernels(x: Tensor) -> bool:
-    if x.device.type != "cuda" or x.dtype not in KERNEL_DTYPES or kernel_obstacle("cuda"):
-        return False
-    return is_channels_last(x)
 
 
 def depthwise_fwd(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
     """`depthwise` without bias and autograd."""
-    if _by_engine(x, weight, dilation):
+    if runs(x, weight, dilation):
         return cast("Tensor", native.depthwise(x, weight[:, 0].permute(1, 2, 0), dilation))
-    if _by_kernels(x):
-        return _kernels().depthwise_fwd(x, weight, dilation)
     padding = dilation * (weight.shape[-1] // 2)
     y = F.conv2d(x.to(weight.dtype), weight, padding=padding, dilation=dilation, groups=x.shape[1])
     return y.to(x.dtype)
@@ -87,20 +71,16 @@ def depthwise_fwd(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
 
 def depthwise_dx(dy: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
     """Gradient of `depthwise` in x, [N, C, H, W], from that in its output, in whose dtype it is."""
-    if _by_kernels(dy):
-        return _kernels().depthwise_fwd(dy, weight, dilation, flip=True)
     return depthwise_fwd(dy, weight.flip(2, 3), dilation)
 
 
 def depthwise_dweight(x: Tensor, dy: Tensor, kernel: int, dilation: int = 1) -> Tensor:
-    """Gradient of `depthwise` in its weight, [C, 1, kernel, kernel], from x and that in its output, of one dtype; but
-    for cuDNN's, at least float32.
+    """Gradient of `depthwise` in its weight, [C, 1, kernel, kernel], from x and that in its output, of one dtype; on a
+    CPU at least float32.
     """
     channels, padding = x.shape[1], dilation * (kernel // 2)
     if native.runs(x, kernel, channels, dilation=dilation):
         return cast("Tensor", native.depthwise_dweight(x, dy, kernel, dilation)).permute(2, 0, 1)[:, None]
-    if _by_kernels(x) and _by_kernels(dy):
-        return _kernels().depthwise_dweight(x, dy, kernel, dilation)
     if x.device.type == "cpu" and x.dtype == torch.bfloat16:
         return depthwise_dweight(x.float(), dy.float(), kernel, dilation)
     weight = x.new_empty(channels, 1, kernel, kernel)  # its values do not matter
@@ -108,9 +88,3 @@ def depthwise_dweight(x: Tensor, dy: Tensor, kernel: int, dilation: int = 1) -> 
     return torch.ops.aten.convolution_backward(
         dy, x, weight, None, [1, 1], *square, False, [0, 0], channels, [False, True, False]
     )[1]
-
-
-def _kernels() -> ModuleType:
-    from modnas_fast.kernels import depthwise as kernels
-
-    return kernels

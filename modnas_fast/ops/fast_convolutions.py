@@ -16,8 +16,7 @@ from modnas_fast.ops.precision import convolution_dtype
 
 
 class fast_convolutions(TorchFunctionMode):
-    """Within it, `conv2d` of 3×3 and 5×5 kernels that keep an image's size runs as in `ops`: on a CPU dense and
-    depthwise ones, on a GPU these alone.
+    """Within it, `conv2d` of 3×3 and 5×5 kernels, dense or depthwise, that keep an image's size runs as in `ops`.
 
         with fast_convolutions():
             loss = F.mse_loss(net(noisy), clean)
@@ -81,14 +80,12 @@ def _fast(
     groups: int = 1,
 ) -> Tensor | None:
     """What conv2d would return, or None where it had better do it itself."""
-    if input.device.type not in ("cpu", "cuda") or input.ndim != 4 or bias is None or isinstance(padding, str):
+    if input.device.type != "cpu" or input.ndim != 4 or bias is None or isinstance(padding, str):
         return None
     kernel, spread = weight.shape[-1], _one(dilation)
     same = weight.shape[-2] == kernel and _one(stride) == 1 and spread and _one(padding) == spread * (kernel // 2)
     if not same:
         return None
-    if input.device.type == "cuda":
-        return _fast_on_gpu(input, weight, bias, spread) if groups == input.shape[1] == len(weight) else None
     x, rectified = input, None
     if relu is not None and relu.made(input):
         x, rectified = relu.x, input
@@ -103,12 +100,6 @@ def _fast(
     if groups == x.shape[1] == len(weight) and runs(x, weight, spread):
         return depthwise(x if rectified is None else rectified, weight, bias, spread)
     return None
-
-
-def _fast_on_gpu(x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor | None:
-    if torch.is_autocast_enabled("cuda"):
-        x = x.to(torch.get_autocast_dtype("cuda"))
-    return depthwise(x, weight, bias, dilation) if runs(x, weight, dilation) else None
 
 
 def _one(setting: Any) -> int:
