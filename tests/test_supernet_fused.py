@@ -1,12 +1,17 @@
-"""The supernet on its Triton kernels."""
+"""The supernet on a GPU's ways: its Triton kernels, and layers folded by them."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from modnas_fast.errors import ModnasError
-from modnas_fast.search import SuperNet
+from modnas_fast.ops import native
+from modnas_fast.search import SuperNet, backends
 from modnas_fast.search.architecture import DEPTH_SEARCHES
 from tests.cases import DEVICE, random_genotype
 from tests.parity import assert_parity
@@ -26,6 +31,40 @@ def test_fused_equals_reference_in_every_parameter(depth_search: str) -> None:
     nets = (net(backend, depth_search=depth_search) for backend in ("fused", "reference"))
     report = assert_parity(*nets, y, reduction=25 * 4, depth=60)
     assert not [row.name for row in report.rows if row.note], "a gradient that is exactly zero shows nothing"
+
+
+def test_folded_equals_reference_in_every_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With kernels laid out as on a GPU, and without the engine."""
+    monkeypatch.setattr(native, "runs", lambda *arguments, **settings: False)
+    monkeypatch.setattr(backends, "_laid_out", backends._channels_last)
+    y = image(2, 1, 16, 24, dtype=torch.float32).to(DEVICE).requires_grad_()
+    report = assert_parity(net("folded"), net("reference"), y, reduction=25 * 4, depth=60)
+    assert not [row.name for row in report.rows if row.note], "a gradient that is exactly zero shows nothing"
+
+
+def test_folded_layers_keep_one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what larger convolutions and their gradients take and give: cuDNN has slow ways for mixtures, or copies."""
+    monkeypatch.setattr(native, "runs", lambda *arguments, **settings: False)
+    monkeypatch.setattr(backends, "_laid_out", backends._channels_last)
+    mixed: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, arguments: tuple[Any, ...] = (), settings: Any = None
+        ) -> Any:
+            result = function(*arguments, **(settings or {}))
+            seen = [x for x in tree_leaves((arguments, result)) if isinstance(x, torch.Tensor) and x.ndim == 4]
+            layouts = {x.is_contiguous() for x in seen if len(x) == 2 and min(x.shape[1:]) > 1}
+            pointwise = any(x.shape[2:] == (1, 1) for x in seen)
+            if len(layouts) > 1 and not pointwise:
+                mixed.append(str(function))
+            return result
+
+    y = image(2, 1, 32, 32, dtype=torch.float32).to(DEVICE)
+    supernet = net("folded")
+    with Watch():
+        supernet(y).square().mean().backward()
+    assert not [name for name in mixed if "convolution" in name or "add_" in name]
 
 
 def test_fused_under_autocast() -> None:

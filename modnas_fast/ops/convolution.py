@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from modnas_fast.ops import native
+from modnas_fast.ops.features import is_channels_last
 
 _FEW_CHANNELS = 16  # below, transforms cost what the products save
 _TILE = 4  # outputs each way: most of the work on smaller images would be in vain
@@ -77,7 +78,10 @@ def convolution_dx(dy: Tensor, weight: Tensor, rectified: Tensor | None = None) 
     if pays(dy, weight):
         return cast("Tensor", native.convolution(dy, weight.flip(2, 3).permute(2, 3, 0, 1), None, rectified))
     wide = dy.to(weight.dtype)
-    x = wide.new_empty(len(dy), weight.shape[1], *dy.shape[2:])  # its values do not matter
+    # Its values do not matter, but its layout is the one that cuDNN works in and gives back.
+    layout = torch.channels_last if is_channels_last(dy) else torch.contiguous_format
+    shape = len(dy), weight.shape[1], *dy.shape[2:]
+    x = torch.empty(shape, dtype=wide.dtype, device=wide.device, memory_format=layout)
     dx = _backward(wide, x, weight, [True, False, False])[0].to(dy.dtype)
     return dx if rectified is None else torch.ops.aten.threshold_backward(dx, rectified, 0)
 

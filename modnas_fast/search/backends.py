@@ -152,9 +152,21 @@ def _gates(architecture: Architecture, kind: str) -> Tensor:
 
 
 def _layers(folded: _Folded, dtype: torch.dtype) -> list[_Folded]:
-    """The M layers of a batched fold, in `dtype`."""
+    """The M layers of a batched fold, in `dtype`, their kernels laid out as the device's convolutions take them."""
     kind = type(folded)
-    return [kind(*tensors) for tensors in zip(*(x.to(dtype).unbind() for x in folded), strict=True)]
+    return [kind(*tensors) for tensors in zip(*(_laid_out(x.to(dtype)).unbind() for x in folded), strict=True)]
+
+
+def _laid_out(kernels: Tensor) -> Tensor:
+    """A GPU's convolutions would copy each at every use."""
+    return kernels if kernels.device.type == "cpu" else _channels_last(kernels)
+
+
+def _channels_last(kernels: Tensor) -> Tensor:
+    """[M, C_out, C_in, k, k] in memory as M channels_last kernels; other tensors as they are."""
+    if kernels.ndim < 5 or kernels.shape[-1] == 1:
+        return kernels
+    return kernels.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
 
 
 FUNCTIONS: Mapping[str, Backend] = {
