@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -42,10 +43,18 @@ def test_folded_equals_reference_in_every_parameter(monkeypatch: pytest.MonkeyPa
     assert not [row.name for row in report.rows if row.note], "a gradient that is exactly zero shows nothing"
 
 
+def shuffled(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """`pixel_shuffle` as a GPU runs it, to a contiguous result."""
+    N, C, H, W = x.shape
+    phases = x.reshape(N, C // factor**2, factor, factor, H, W)
+    return phases.permute(0, 1, 4, 2, 5, 3).reshape(N, -1, factor * H, factor * W)
+
+
 def test_folded_layers_keep_one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what larger convolutions and their gradients take and give: cuDNN has slow ways for mixtures, or copies."""
     monkeypatch.setattr(native, "runs", lambda *arguments, **settings: False)
     monkeypatch.setattr(backends, "_laid_out", backends._channels_last)
+    monkeypatch.setattr(F, "pixel_shuffle", shuffled)
     mixed: list[str] = []
 
     class Watch(TorchDispatchMode):

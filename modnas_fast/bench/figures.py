@@ -254,7 +254,7 @@ def speed_chart(group: Sequence[Row]) -> Figure:
     height = 0.26 * len(group) + 0.45
     figure = new_figure(height)
     figure.set_size_inches(_WIDTH, height)
-    axes = figure.add_axes((0.3, 0.4 / height, 0.68, 1 - 0.42 / height))
+    axes = figure.add_axes((0.36, 0.4 / height, 0.62, 1 - 0.42 / height))
     slowest = group[0]["median_ms"]
     for position, row in enumerate(reversed(group)):
         _bar(axes, position, row, slowest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from typing import Any
 
 from modnas_fast.bench.contenders import LABELS, NETWORKS, PAPER, STAND_INS, label
 from modnas_fast.bench.paper import COUNTS, QUALITY, READING, SETS, SETTINGS, TIME
@@ -119,15 +120,17 @@ def _denoise(rows: Sequence[Row]) -> Table:
 
 
 def _engine_columns(rows: Sequence[Row]) -> list[dict[str, Row]]:
-    """By backend, the last run of each size, precision and number of threads that had the engine and a rival."""
-    runs: dict[tuple[object, ...], dict[str, Row]] = {}
+    """By backend, the last run of each size, precision and number of threads that had the engine and a rival; on a GPU,
+    of each network and size of a batch.
+    """
+    runs: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:
-        if row["op"] == "denoise" and "median_ms" in row and "mode" in row and row.get("device", "cpu") == "cpu":
-            runs.setdefault((row["shape"][-1], row["dtype"] != "float32", row["threads"], row["date"]), {})[
-                row["backend"]
-            ] = row
-    latest = {key[:3]: runs[key] for key in sorted(runs) if len(runs[key]) > 1 and "engine" in runs[key]}
-    return [latest[key] for key in sorted(latest, key=lambda key: (key[1], key[0], key[2]))]
+        if row["op"] == "denoise" and "median_ms" in row and "mode" in row:
+            batch, side = row["shape"][0], row["shape"][-1]
+            kind = (row["mode"], batch, side) if _on_gpu(row) else ("", row["dtype"] != "float32", side, row["threads"])
+            runs.setdefault((kind, row["date"]), {})[row["backend"]] = row
+    latest = {key[0]: runs[key] for key in sorted(runs) if len(runs[key]) > 1 and "engine" in runs[key]}
+    return [latest[kind] for kind in sorted(latest)]
 
 
 def _engine(columns: Sequence[dict[str, Row]]) -> Table:
@@ -140,14 +143,26 @@ def _engine(columns: Sequence[dict[str, Row]]) -> Table:
             peers = [row["median_ms"] for name, row in column.items() if name != "engine"]
             faster = f" ({min(peers) / found['median_ms']:.2f}×)" if found and backend == "engine" else ""
             line.append(duration(found["median_ms"]) + faster if found else "")
+            if found and _on_gpu(found):
+                line[0] = f"{backend}, {found['dtype']}"
         cells.append(tuple(line))
     head = ("backend", *(_engine_column(next(iter(column.values()))) for column in columns))
-    return Table("engine", "The engine beside its peers", head, cells, "modnas-fast bench engine")
+    command = _command("modnas-fast bench engine", [row for column in columns for row in column.values()])
+    return Table("engine", "The engine beside its peers", head, cells, command)
 
 
 def _engine_column(row: Row) -> str:
+    side = f"{row['shape'][-1]}²"
+    if _on_gpu(row):  # the mode is "MODEL x T, on the device"
+        stages = row["mode"].split(",")[0].split(" x ")[-1]
+        batch = row["shape"][0]
+        return (f"{batch} × " if batch > 1 else "") + side + (f", T = {stages}" if stages != "1" else "")
     threads = ", one thread" if row["threads"] == 1 else ""
-    return f"{row['shape'][-1]}²{threads}{', ' + row['dtype'] if row['dtype'] != 'float32' else ''}"
+    return f"{side}{threads}{', ' + row['dtype'] if row['dtype'] != 'float32' else ''}"
+
+
+def _on_gpu(row: Row) -> bool:
+    return bool(row.get("device", "cpu") != "cpu")
 
 
 def _supernet(rows: Sequence[Row]) -> Table:
@@ -240,13 +255,14 @@ _OTHERS = {
     "import": ("Importing, over torch’s own import", "python -m benchmarks.bench_denoise"),
     "search step": ("One step of a search", "modnas-fast bench search"),
     "supernet W-step": ("One W-step of the supernet, other shapes", "modnas-fast bench supernet"),
+    "training batch": ("Making a batch for training", "modnas-fast bench train"),
     "training step": ("One step of training, other shapes", "modnas-fast bench train --batch N --patch P"),
 }
 
 
 def _command(command: str, rows: Sequence[Row]) -> str:
     """With the device where it was not the CPU."""
-    elsewhere = any(row.get("device", "cpu") != "cpu" for row in rows)
+    elsewhere = any(_on_gpu(row) for row in rows)
     return f"{command} --device cuda" if elsewhere and command != "modnas-fast bench ops" else command
 
 

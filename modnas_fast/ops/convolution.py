@@ -51,7 +51,7 @@ class ConvolutionFunction(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias, _ = ctx.needs_input_grad
         with torch.autocast(dy.device.type, enabled=False):
-            dy = dy.to(x.dtype)
+            dy = dy.to(x.dtype).contiguous(memory_format=_layout(x))  # once, for both gradients
             dx = convolution_dx(dy, weight, x if ctx.rectifies else None) if need_x else None
             dweight, dbias = convolution_dweight(x, dy, weight, need_bias) if need_weight or need_bias else (None, None)
         return dx, dweight, dbias, None
@@ -79,9 +79,8 @@ def convolution_dx(dy: Tensor, weight: Tensor, rectified: Tensor | None = None) 
         return cast("Tensor", native.convolution(dy, weight.flip(2, 3).permute(2, 3, 0, 1), None, rectified))
     wide = dy.to(weight.dtype)
     # Its values do not matter, but its layout is the one that cuDNN works in and gives back.
-    layout = torch.channels_last if is_channels_last(dy) else torch.contiguous_format
     shape = len(dy), weight.shape[1], *dy.shape[2:]
-    x = torch.empty(shape, dtype=wide.dtype, device=wide.device, memory_format=layout)
+    x = torch.empty(shape, dtype=wide.dtype, device=wide.device, memory_format=_layout(dy))
     dx = _backward(wide, x, weight, [True, False, False])[0].to(dy.dtype)
     return dx if rectified is None else torch.ops.aten.threshold_backward(dx, rectified, 0)
 
@@ -94,6 +93,10 @@ def convolution_dweight(x: Tensor, dy: Tensor, weight: Tensor, need_bias: bool) 
         dweight, dbias = native.convolution_dweight(x, dy, weight.shape[-1])
         return dweight.permute(3, 2, 0, 1), dbias if need_bias else None
     return _backward(dy.to(weight.dtype), x.to(weight.dtype), weight, [False, True, need_bias])[1:]
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    return torch.channels_last if is_channels_last(x) else torch.contiguous_format
 
 
 def _backward(dy: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor | None]:
