@@ -88,7 +88,7 @@ def stages_of(out: Path, data: Sequence[str]) -> Stages:
     engine = ("-m", "benchmarks.bench_engine", "--device", "cuda", "--rivals")
     uncompiled = ("engine", "torch eager", "torch half", "torch graph")
     compiled = ("engine", "torch.compile", "--stages", "1", "--sizes", "256", "1024", "--batches", "1")
-    supernet = ("-m", "benchmarks.bench_supernet", "--device", "cuda", "--repeats", "15", "--rivals")
+    supernet = ("-m", "benchmarks.bench_supernet", "--device", "cuda", "--repeats", "9", "--rivals")
     cuda = ("--device", "cuda")
     stages = {
         "environment": Stage(("-c", _ENVIRONMENT), tells=4),
@@ -101,8 +101,8 @@ def stages_of(out: Path, data: Sequence[str]) -> Stages:
         "engine": Stage((*engine, *uncompiled, "--stages", "1", *folder)),
         "supernet": Stage((*supernet, "folded", "fused")),
         "kernels": Stage(("-m", "benchmarks.bench_kernels")),
-        "search": Stage(("-m", "benchmarks.bench_search", *cuda)),
-        "train": Stage(("-m", "benchmarks.bench_train", *cuda, "--repeats", "15")),
+        "search": Stage(("-m", "benchmarks.bench_search", *cuda, "--steps", "100")),
+        "train": Stage(("-m", "benchmarks.bench_train", *cuda, "--repeats", "7")),
         "engine-tools": Stage(("-m", "benchmarks.check_cuda"), tells=4),
         "engine-deeper": Stage((*engine, *uncompiled, "--stages", "3", "6", *folder)),
         "engine-compiled": Stage((*engine, *compiled)),
