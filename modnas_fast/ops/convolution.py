@@ -82,7 +82,12 @@ def convolution_dx(dy: Tensor, weight: Tensor, rectified: Tensor | None = None) 
     shape = len(dy), weight.shape[1], *dy.shape[2:]
     x = torch.empty(shape, dtype=wide.dtype, device=wide.device, memory_format=_layout(dy))
     dx = _backward(wide, x, weight, [True, False, False])[0].to(dy.dtype)
-    return dx if rectified is None else torch.ops.aten.threshold_backward(dx, rectified, 0)
+    return dx if rectified is None else relu_backward(dx, rectified)
+
+
+def relu_backward(dy: Tensor, output: Tensor) -> Tensor:
+    """Gradient in a ReLU's input, from that in its output, and the output."""
+    return cast("Tensor", torch.ops.aten.threshold_backward(dy, output, 0))
 
 
 def convolution_dweight(x: Tensor, dy: Tensor, weight: Tensor, need_bias: bool) -> tuple[Tensor, Tensor | None]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from modnas_fast.ops.convolution import convolution_dweight, convolution_dx, convolution_fwd
+from modnas_fast.ops.convolution import convolution_dweight, convolution_dx, convolution_fwd, relu_backward
 from modnas_fast.ops.depthwise import depthwise_dweight, depthwise_dx, depthwise_fwd
 from modnas_fast.reference.fold import FoldedNormal
 
@@ -103,10 +103,10 @@ class _Backward:
             first = depthwise_fwd(r, sep.depthwise1)
             middle = F.conv2d(first, sep.pointwise1, sep.bias1).relu_()
             d = self.conv(f"{name}_pointwise2", dy, depthwise_fwd(middle, sep.depthwise2))
-            d = _relu_backward(self.depthwise(f"{name}_depthwise2", d, middle), middle)
+            d = relu_backward(self.depthwise(f"{name}_depthwise2", d, middle), middle)
             d = self.conv(f"{name}_pointwise1", d, first, bias=f"{name}_bias1")
             dr += self.depthwise(f"{name}_depthwise1", d, r)
-        dx += _relu_backward(dr, r)
+        dx += relu_backward(dr, r)
         return dx
 
     def add(self, name: str, gradient: Tensor) -> None:
@@ -129,8 +129,3 @@ class _Backward:
         if self.needed[name]:
             self.add(name, depthwise_dweight(x, dy, weight.shape[-1], dilation))
         return depthwise_dx(dy, weight, dilation)
-
-
-def _relu_backward(dy: Tensor, output: Tensor) -> Tensor:
-    """Gradient in a ReLU's input, from its output."""
-    return cast("Tensor", torch.ops.aten.threshold_backward(dy, output, 0))
