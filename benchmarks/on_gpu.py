@@ -83,7 +83,7 @@ Stages = Mapping[str, Stage]
 def stages_of(out: Path, data: Sequence[str]) -> Stages:
     """By name, the most telling first."""
     folder = ("--data", data[0]) if data else ()
-    workers = ("-n", str((os.cpu_count() or 2) // 2)) if importlib.util.find_spec("xdist") else ()
+    workers = ("-n", str(min((os.cpu_count() or 2) // 2, 8))) if importlib.util.find_spec("xdist") else ()
     tests = ("-m", "pytest", "-q", "-m", "gpu", "tests", "--continue-on-collection-errors", "--durations=10", *workers)
     engine = ("-m", "benchmarks.bench_engine", "--device", "cuda", "--rivals")
     uncompiled = ("engine", "torch eager", "torch half", "torch graph")

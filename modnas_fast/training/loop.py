@@ -112,7 +112,7 @@ class _Run:
         log = tensorboard(self.folder, state.step) if self.processes.first else None
         if self.processes.first:
             write_atomically(self.folder / "config.json", config_to_json(config))
-        mean_loss = RunningMean()
+        started_at, mean_loss = state.step, RunningMean()
         clock = time.perf_counter()
         saved = reported = clock
         with stop_signals() as stopped:
@@ -143,7 +143,7 @@ class _Run:
                 raise Interrupted
         if self.validated != state.step:
             self._validate(log)
-        if report is not None:
+        if report is not None and state.step > started_at:  # a finished run has nothing new
             report(state.step, 1.0, decibel(mean_loss.value()), 0.0)
         if log is not None:
             log.close()
