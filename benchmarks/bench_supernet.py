@@ -23,7 +23,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.harness import Row, add_output, append_rows, interleave, peak_memory, positive
+from benchmarks.harness import PRECISIONS, Row, add_output, append_rows, interleave, peak_memory, positive
 from modnas_fast.bench.machine import without_tf32
 from modnas_fast.errors import ModnasError
 from modnas_fast.ops import explain_backend, select_backend
@@ -57,8 +57,7 @@ def prepare(variant: str, dtype: str, device: str = "cpu") -> tuple[SuperNet, Ca
     parameters = list(net.weight_parameters())
     graphed = variant.endswith(GRAPH)
     alone = Processes(0, 1, torch.device(device))
-    precision = {"float32": "fp32", "bfloat16": "bf16"}[dtype]
-    eager = Step(net, parameters, build_adam(parameters, 1e-3, captured=graphed), precision, alone)
+    eager = Step(net, parameters, build_adam(parameters, 1e-3, captured=graphed), PRECISIONS[dtype], alone)
     step = GraphedStep(eager) if graphed else eager
     if name != COMPILED:
         return net, lambda: step(*batch)

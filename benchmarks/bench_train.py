@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import add_output, append_rows, interleave, positive
+from benchmarks.harness import PRECISIONS, add_output, append_rows, interleave, positive
 from modnas_fast import DerivedNet, Genotype
 from modnas_fast.bench.machine import without_tf32
 from modnas_fast.images.patches import PairSampler
@@ -66,7 +66,7 @@ class Step:
 
     def _backward(self, noisy: Tensor, clean: Tensor) -> Tensor:
         self.adam.zero_grad(set_to_none=True)
-        precision = "bf16" if self.dtype == "bfloat16" else "fp32"
+        precision = PRECISIONS.get(self.dtype, "fp32")  # of float64 as well, which is the judge
         with autocast(precision, noisy.device), fast_convolutions() if self.way == FAST else nullcontext():
             restored = self.net(noisy)
         loss = nn.functional.mse_loss(restored.to(clean.dtype), clean)

@@ -17,6 +17,7 @@ import numpy as np
 from modnas_fast.bench.rows import Row, circumstances, machine_name, read_rows, write_rows
 
 __all__ = [
+    "PRECISIONS",
     "RESULTS",
     "Row",
     "Timing",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 RESULTS = Path(__file__).parent / "results"
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}  # what configurations call a row's dtype
 
 
 @dataclass(frozen=True)

@@ -137,14 +137,13 @@ def _engine(columns: Sequence[dict[str, Row]]) -> Table:
     """The engine beside its rivals, a column a size; each column is one run, since only there ratios mean something."""
     cells = []
     for backend in dict.fromkeys(name for column in columns for name in sorted(column, key=lambda x: x != "engine")):
-        line = [backend]
+        first = next(column[backend] for column in columns if backend in column)
+        line = [f"{backend}, {first['dtype']}" if _on_gpu(first) else backend]
         for column in columns:
             found = column.get(backend)
             peers = [row["median_ms"] for name, row in column.items() if name != "engine"]
             faster = f" ({min(peers) / found['median_ms']:.2f}×)" if found and backend == "engine" else ""
             line.append(duration(found["median_ms"]) + faster if found else "")
-            if found and _on_gpu(found):
-                line[0] = f"{backend}, {found['dtype']}"
         cells.append(tuple(line))
     head = ("backend", *(_engine_column(next(iter(column.values()))) for column in columns))
     command = _command("modnas-fast bench engine", [row for column in columns for row in column.values()])

@@ -35,6 +35,11 @@ class Processes:
         return self.rank == 0
 
     @property
+    def captures(self) -> bool:
+        """Whether its steps run as CUDA graphs: those of several processes exchange gradients in between."""
+        return self.device.type == "cuda" and self.world == 1
+
+    @property
     def share(self) -> slice:
         """This process's part of a batch."""
         return slice(self.rank, None, self.world)

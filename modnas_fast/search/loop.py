@@ -86,7 +86,7 @@ class _Search:
         torch.manual_seed(config.seed)
         self.net = _build_supernet(config).to(here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trained = _trained_parameters(self.net, config)
-        self.captured = here.device.type == "cuda" and here.world == 1
+        self.captured = here.captures
         optimizers = {
             key: build_adam(parameters, config.lr, captured=self.captured) for key, parameters in self.trained.items()
         }

@@ -90,15 +90,14 @@ class _Run:
         self.sampler = PairSampler(
             images, config.patch, config.degradation, config.levels, device, config.seed, config.conditioned, partners
         )
-        self.captured = device.type == "cuda" and here.world == 1
-        optimizer = build_adam(list(self.net.parameters()), config.lr, captured=self.captured)
+        optimizer = build_adam(list(self.net.parameters()), config.lr, captured=here.captures)
         ema = {name: value.detach().clone() for name, value in self.net.named_parameters()}
         self.state = TrainState(self.net, optimizer, ema, self.sampler.generator)
         checkpoint = self.folder / CHECKPOINT
         if checkpoint.exists():
             load_checkpoint(checkpoint, self.state, config)
             say(f"resuming {self.folder} at step {self.state.step}")
-        self.update = GraphedStep(self._update) if self.captured else self._update
+        self.update = GraphedStep(self._update) if here.captures else self._update
         if advice := precision_advice(config.precision, device, converts=False):
             say(advice)
         say(
