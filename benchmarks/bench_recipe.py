@@ -41,6 +41,8 @@ LEVERS: dict[str, dict[str, Any]] = {
     "not averaged": {"ema": 0.0},
     "rate 3e-4": {"lr": 3e-4, "lr_final": 3e-6},
     "rate 3e-3": {"lr": 3e-3, "lr_final": 3e-5},
+    "Muon": {"optimizer": "muon"},
+    "Muon, rate 3e-3": {"optimizer": "muon", "lr": 3e-3, "lr_final": 3e-5},
     "rate constant": {"lr_final": 1e-3},
     "gradients not clipped": {"clip": 1e9},
     "patches of 32²": {"patch": 32, "batch": 32},
@@ -52,6 +54,12 @@ LEVERS: dict[str, dict[str, Any]] = {
     "scaled start": {"scaled_start": True},
     "scaled start, seed 1": {"scaled_start": True, "seed": 1},
     "scaled start, batch 4": {"scaled_start": True, "batch": 4},
+    "scaled start, batch 4, Charbonnier, Muon": {
+        "scaled_start": True,
+        "batch": 4,
+        "loss": "charbonnier",
+        "optimizer": "muon",
+    },
 }
 
 

@@ -48,7 +48,9 @@ def test_a_rate_is_set_in_place_where_a_graph_reads_it() -> None:
 
 @pytest.mark.gpu
 @on_gpu
-@pytest.mark.parametrize("changes", [{}, {"patch_growth": [8]}, {"conditioned": True, "levels": [0.0, 55.0]}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"patch_growth": [8]}, {"optimizer": "muon"}, {"conditioned": True, "levels": [0.0, 55.0]}]
+)
 def test_a_captured_training_equals_an_eager_one(
     settings: dict[str, Any],  # noqa: F811
     tmp_path: Path,

@@ -144,8 +144,9 @@ def stop_after(monkeypatch, steps, number=signal.SIGINT):
         {"stages": 2, "levels": [15, 50]},
         {"conditioned": True, "levels": [0, 55]},
         {"patch_growth": [8]},
+        {"optimizer": "muon"},
     ],
-    ids=["fp32", "bf16", "jpeg", "two stages", "conditioned", "growing patches"],
+    ids=["fp32", "bf16", "jpeg", "two stages", "conditioned", "growing patches", "muon"],
 )
 def test_resume_is_bit_exact(settings, tmp_path, monkeypatch, changes, number):
     changes = changes | {"steps": 16}
@@ -213,8 +214,9 @@ def test_killed_process_goes_on_bit_for_bit(settings, tmp_path, number, precisio
     assert_same_end(folder, run(settings, tmp_path / "whole", **changes))
 
 
-def test_two_processes_follow_the_path_of_one(settings, tmp_path):
-    changes = {"steps": 12, "batch": 4}
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_two_processes_follow_the_path_of_one(settings, tmp_path, optimizer):
+    changes = {"steps": 12, "batch": 4, "optimizer": optimizer}
     folder = tmp_path / "two"
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "modnas_fast")
     process = start(written(tmp_path, settings, output=str(folder), **changes), *torchrun)
@@ -252,6 +254,7 @@ def test_longer_budget_goes_on(settings, tmp_path):
         ({"batch": 4, "seed": 1}, "started with another batch, seed;"),
         ({"levels": [25, 50]}, "another levels"),
         ({"loss": "l1"}, "another loss"),
+        ({"optimizer": "muon"}, "another optimizer"),
         ({"precision": "bf16"}, "another precision"),
         ({"genotype": "modnas-b"}, "another genotype"),
         ({"stages": 2}, "another stages"),

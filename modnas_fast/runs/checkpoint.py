@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,8 @@ from modnas_fast.errors import ModnasError
 Named = Iterable[tuple[str, nn.Parameter]]
 
 
-def optimizer_tensors(optimizer: torch.optim.Adam, named: Named) -> dict[str, Tensor]:
-    """Adam's state: `<slot>.<parameter name>` → tensor; empty before the first step."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer, named: Named) -> dict[str, Tensor]:
+    """Its state: `<slot>.<parameter name>` → tensor; empty before the first step."""
     return {
         f"{slot}.{name}": value
         for name, parameter in named
@@ -23,16 +22,20 @@ def optimizer_tensors(optimizer: torch.optim.Adam, named: Named) -> dict[str, Te
     }
 
 
-def load_optimizer(optimizer: torch.optim.Adam, named: Named, tensors: Mapping[str, Tensor]) -> None:
-    """Restore `optimizer_tensors`."""
+def load_optimizer(optimizer: torch.optim.Optimizer, named: Named, tensors: Mapping[str, Tensor]) -> None:
+    """Restore `optimizer_tensors`; of several optimisers' tensors, each takes those of its own parameters."""
+    own = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    slots: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        slot, name = key.split(".", 1)
+        slots.setdefault(name, {})[slot] = value
     for name, parameter in named:
-        if f"step.{name}" not in tensors:
+        if parameter not in own:
             continue
-        slots: dict[str, Any] = optimizer.state[parameter]
-        for slot in ("step", "exp_avg", "exp_avg_sq"):
-            value = tensors[f"{slot}.{name}"]
+        for slot, value in slots.get(name, {}).items():
             # Moments take the parameter's device and layout: another layout would be right, but not bit for bit.
-            slots[slot] = value.to(parameter.device) if slot == "step" else torch.empty_like(parameter).copy_(value)
+            copied = value.to(parameter.device) if slot == "step" else torch.empty_like(parameter).copy_(value)
+            optimizer.state[parameter][slot] = copied
 
 
 def load_generator(path: Path, generator: torch.Generator, state: Tensor) -> None:

@@ -17,7 +17,7 @@ def build_adam(parameters: Sequence[nn.Parameter], rate: float, *, captured: boo
     return torch.optim.Adam(parameters, lr, fused=True, capturable=captured)
 
 
-def set_rate(optimizer: torch.optim.Adam, rate: float) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """The learning rate of the steps that follow, captured ones too."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
@@ -33,7 +33,7 @@ class GraphedStep:
     new `GraphedStep` is due. Nothing in the step may wait for the device.
 
     Args:
-        step: of CUDA tensors, with an optimiser of `build_adam`, `captured`, and autocast without its cache.
+        step: of CUDA tensors, with optimisers built `captured`, and autocast without its cache.
     """
 
     def __init__(self, step: Callable[..., Tensor]) -> None:

@@ -29,7 +29,7 @@ class TrainState:
     """What a step changes. `ema` maps parameter names to averaged weights; `elapsed` is seconds of training time."""
 
     net: nn.Module
-    optimizer: torch.optim.Adam
+    optimizers: list[torch.optim.Optimizer]
     ema: dict[str, Tensor]
     generator: torch.Generator
     step: int = 0
@@ -41,8 +41,9 @@ def save_checkpoint(path: Path, state: TrainState, config: TrainConfig) -> None:
     tensors = {f"net.{name}": value for name, value in state.net.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
     tensors["generator"] = state.generator.get_state()
-    slots = optimizer_tensors(state.optimizer, state.net.named_parameters())
-    tensors |= {f"optimizer.{name}": value for name, value in slots.items()}
+    for optimizer in state.optimizers:
+        slots = optimizer_tensors(optimizer, state.net.named_parameters())
+        tensors |= {f"optimizer.{name}": value for name, value in slots.items()}
     scalars = {"step": state.step, "elapsed": state.elapsed}
     write_safetensors(
         path, tensors, {"format": _FORMAT, "state": json.dumps(scalars), "config": config_to_json(config)}
@@ -79,4 +80,5 @@ def _restore(path: Path, state: TrainState, tensors: dict[str, Tensor]) -> None:
     for name, value in with_prefix(tensors, "ema.").items():
         state.ema[name].copy_(value)
     load_generator(path, state.generator, tensors["generator"])
-    load_optimizer(state.optimizer, state.net.named_parameters(), with_prefix(tensors, "optimizer."))
+    for optimizer in state.optimizers:
+        load_optimizer(optimizer, state.net.named_parameters(), with_prefix(tensors, "optimizer."))

@@ -29,6 +29,7 @@ class TrainConfig:
             [32, 64] before 128 in batches of 2 are 32 patches, then 8 (progressive learning, Zamir et al., CVPR 2022).
         steps, minutes: the budget, exactly one of the two: optimiser steps, or minutes of training time.
         loss: "mse" (the paper's), "l1" or "charbonnier".
+        optimizer: "adam" (the paper's) or "muon", for the dense kernels between feature maps (`training.muon`).
         lr, lr_final: cosine schedule from lr to lr_final over the budget.
         clip: largest gradient norm.
         ema: decay of the exponential moving average of the weights, which is what is validated and saved.
@@ -60,6 +61,7 @@ class TrainConfig:
     steps: int = 0
     minutes: float = 0.0
     loss: str = "mse"
+    optimizer: str = "adam"
     lr: float = 1e-3
     lr_final: float = 1e-5
     clip: float = 1.0
@@ -95,6 +97,7 @@ class TrainConfig:
         if self.validation_levels:
             Degradation(self.degradation, self.validation_levels)
         require(self, self.loss in LOSSES, "loss", f"choose {', '.join(LOSSES)}")
+        require(self, self.optimizer in ("adam", "muon"), "optimizer", "choose adam or muon")
         require(self, self.precision in ("bf16", "fp32"), "precision", "choose bf16 or fp32")
         require(self, self.device in ("auto", "cpu", "cuda"), "device", "choose auto, cpu or cuda")
         require(self, 0 < self.lr_final <= self.lr, "lr_final", "it must be positive and at most lr")

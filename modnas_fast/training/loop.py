@@ -1,4 +1,4 @@
-"""The training loop: Adam on random patches, cosine schedule, weight averaging, exact resume."""
+"""The training loop: Adam or Muon on random patches, cosine schedule, weight averaging, exact resume."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from modnas_fast.runs.schedule import RunningMean, cosine, decibel
 from modnas_fast.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from modnas_fast.training.config import TrainConfig
 from modnas_fast.training.losses import LOSSES
+from modnas_fast.training.muon import build_muon
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
@@ -90,9 +91,12 @@ class _Run:
         self.sampler = PairSampler(
             images, config.patch, config.degradation, config.levels, device, config.seed, config.conditioned, partners
         )
-        optimizer = build_adam(list(self.net.parameters()), config.lr, captured=here.captures)
+        if config.optimizer == "muon":
+            optimizers = build_muon(self.net, config.lr, captured=here.captures)
+        else:
+            optimizers = [build_adam(list(self.net.parameters()), config.lr, captured=here.captures)]
         ema = {name: value.detach().clone() for name, value in self.net.named_parameters()}
-        self.state = TrainState(self.net, optimizer, ema, self.sampler.generator)
+        self.state = TrainState(self.net, optimizers, ema, self.sampler.generator)
         checkpoint = self.folder / CHECKPOINT
         if checkpoint.exists():
             load_checkpoint(checkpoint, self.state, config)
@@ -148,9 +152,10 @@ class _Run:
             log.close()
 
     def _step(self, share: float) -> Tensor:
-        """One Adam step on this process's share of the batch, and of the average; the MSE before, detached."""
+        """One step on this process's share of the batch, and of the average; the MSE before, detached."""
         config, state = self.config, self.state
-        set_rate(state.optimizer, self._rate(share))
+        for optimizer in state.optimizers:
+            set_rate(optimizer, self._rate(share))
         side, count = config.patches(share)
         loss = self.update(*self.sampler.sample(count, self.processes.share, side))
         # Early on the average follows the weights closely, so that it never remembers the initial ones.
@@ -161,16 +166,17 @@ class _Run:
 
     def _update(self, noisy: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
         """What of a step is the same every time, and so can be captured: everything from images to new weights."""
-        config, optimizer = self.config, self.state.optimizer
+        config, optimizers = self.config, self.state.optimizers
         with autocast(config.precision, self.processes.device), fast_convolutions():
             restored = self.net(noisy, sigma) if config.conditioned else self.net(noisy)
         restored = restored.float()
         loss = LOSSES[config.loss](restored, clean)
-        optimizer.zero_grad(set_to_none=True)
+        self.net.zero_grad(set_to_none=True)
         loss.backward()
         self.processes.average_gradients(list(self.net.parameters()))
         nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         return loss.detach() if config.loss == "mse" else F.mse_loss(restored.detach(), clean)
 
     def _budget_share(self) -> float:
