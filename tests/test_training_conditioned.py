@@ -117,11 +117,35 @@ def test_rgb_may_start_from_gray(conditioned: Settings, tmp_path: Path) -> None:
 def test_init_starts_from_weights_of_the_same_network(settings: Settings, tmp_path: Path) -> None:  # noqa: F811
     first = run(settings, tmp_path / "first", steps=3)
     weights = str(first / "weights.safetensors")
-    with pytest.raises(ModnasError, match=r"init: .* holds another network .*: it is .* with stages=\d channels_in=1"):
-        run(settings, tmp_path / "other", init=weights, stages=2)
+    deeper = str(run(settings, tmp_path / "deeper", steps=1, stages=2) / "weights.safetensors")
+    with pytest.raises(ModnasError, match=r"init: .* holds another network .*: it is .* with stages=2 channels_in=1"):
+        run(settings, tmp_path / "other", init=deeper)
     second = run(settings, tmp_path / "second", init=weights, steps=1, lr=1e-8, lr_final=1e-8)
     for key, value in tensors_of(second / "weights.safetensors").items():
         torch.testing.assert_close(value, tensors_of(weights)[key], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["plain", "told σ"])
+def test_more_stages_may_start_from_fewer(
+    settings: Settings,  # noqa: F811
+    tmp_path: Path,
+    told: bool,
+) -> None:
+    """Those that are added hand on the noisy image, so that the whole does nearly what the fewer did."""
+    levels = {"conditioned": True, "levels": [0, 55]} if told else {}
+    first = run(settings, tmp_path / "first", stages=2, steps=200, **levels) / "weights.safetensors"
+    changes = {"init": str(first), "steps": 1, "lr": 1e-12, "lr_final": 1e-12, "ema": 0}
+    net = load(run(settings, tmp_path / "deeper", stages=4, **changes, **levels) / "weights.safetensors")
+    start = load(first)
+    assert len(net.stages) == 4
+    assert torch.equal(net.stages[3].out.weight, start.stages[1].out.weight)
+    assert torch.equal(net.stages[0].out.weight, start.stages[0].out.weight)
+    clean = torch.from_numpy(synthetic_image(3)).view(1, 1, 24, 20) / 255
+    y = clean + torch.randn(1, 1, 24, 20, generator=torch.Generator().manual_seed(0)) * 25 / 255
+    told_level = (25.0,) if told else ()
+    with torch.no_grad():
+        ours, theirs = net(y, *told_level), start(y, *told_level)
+    assert (ours - theirs).norm() < 0.1 * (theirs - y).norm()
 
 
 def test_it_is_validated_at_several_levels(conditioned: Settings, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -12,6 +13,8 @@ from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import SIZE_MULTIPLE, Block, Genotype
 from modnas_fast.images.degradations import Degradation
 from modnas_fast.layers import build_operation
+
+_HANDING_ON = {"delta": math.log(0.95 / 0.05), "log_lambda": math.log((0.05 / 0.95) / (25 / 255) ** 2)}
 
 
 class DerivedBlock(nn.Module):
@@ -184,6 +187,23 @@ def gray_to_rgb(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif name.endswith((".out.weight", ".out.bias")):
             spread[name] = value.repeat(3, *(1 for _ in value.shape[1:]))
     return spread
+
+
+def with_stages(weights: Mapping[str, Tensor], stages: int) -> dict[str, Tensor]:
+    """A state dict of at most `stages` stages as that of so many: a start for training, which does nearly the same.
+
+    Copies of the first stage come before it and hand on the noisy image almost as it is: δ = 0.95, or where it depends
+    on σ, that at σ = 25.
+    """
+    added = stages - 1 - max(int(name.split(".")[1]) for name in weights)
+    deeper = {}
+    for name, value in weights.items():
+        _, index, rest = name.split(".", 2)
+        deeper[f"stages.{int(index) + added}.{rest}"] = value
+        for copy in range(added if index == "0" else 0):
+            handed_on = _HANDING_ON.get(rest)
+            deeper[f"stages.{copy}.{rest}"] = value if handed_on is None else torch.full_like(value, handed_on)
+    return deeper
 
 
 def check_batch(y: Tensor, channels_in: int) -> None:

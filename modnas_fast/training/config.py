@@ -38,8 +38,8 @@ class TrainConfig:
         scaled_start: without `init`, weights from which every layer hands on as much as it takes in
             (`networks.initial`), which evens out seeds in short trainings; false for PyTorch's.
         init: weights to start from, "" for a fresh start. A conditioned network may start from a plain one, an
-            RGB one from a gray one; a plain one starts from what a conditioned one is at the first of `levels`, or at
-            σ = 10 where these are no σ.
+            RGB one from a gray one, one of more stages from one of fewer (`networks.with_stages`); a plain one starts
+            from what a conditioned one is at the first of `levels`, or at σ = 10 where these are no σ.
         validation: folder of clean images scored with the fixed test noise, "" for none.
         validation_levels: that it is scored at, () for the first of `levels`.
         validate_every, checkpoint_every: in steps and in seconds.

@@ -19,7 +19,7 @@ from modnas_fast.images.degradations import Degradation
 from modnas_fast.images.evaluation import EvaluationSet, Score, evaluate, evaluate_pairs, mean_scores, read_clean_images
 from modnas_fast.images.pairs import PairedSet
 from modnas_fast.images.patches import PairSampler
-from modnas_fast.networks import ConditionedNet, DerivedNet, gray_to_rgb, load, save_weights
+from modnas_fast.networks import ConditionedNet, DerivedNet, gray_to_rgb, load, save_weights, with_stages
 from modnas_fast.networks.initial import scale_weights
 from modnas_fast.ops import fast_convolutions
 from modnas_fast.runs.config import config_to_json
@@ -246,7 +246,8 @@ def _build_net(config: TrainConfig) -> DerivedNet:
         start = load(config.init)
         widened = start.channels_in == 1 and config.channels_in == 3
         channels_in = 3 if widened else start.channels_in
-        if (start.genotype, len(start.stages), channels_in) != (genotype, config.stages, config.channels_in):
+        fits = start.genotype == genotype and len(start.stages) <= config.stages and channels_in == config.channels_in
+        if not fits:
             raise ModnasError(
                 f"init: {config.init} holds another network than genotype, stages and channels_in describe: it is "
                 f"{start.genotype.name} with stages={len(start.stages)} channels_in={start.channels_in}"
@@ -255,9 +256,10 @@ def _build_net(config: TrainConfig) -> DerivedNet:
             start = start.at(_start_level(config, start.degradation))
         weights = gray_to_rgb(start.state_dict()) if widened else start.state_dict()
         if isinstance(net, ConditionedNet) and not isinstance(start, ConditionedNet):
-            net.start_from(weights)
-        else:
-            net.load_state_dict(weights)
+            told = ConditionedNet(genotype, len(start.stages), config.channels_in)
+            told.start_from(weights)
+            weights = told.state_dict()
+        net.load_state_dict(with_stages(weights, config.stages))
     return net
 
 
