@@ -68,7 +68,7 @@ def test_folded_layers_keep_one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
             pointwise = any(x.shape[2:] == (1, 1) for x in seen)
             watched += "convolution" in str(function) and bool(layouts) and not pointwise
             if len(layouts) > 1 and not pointwise:
-                mixed.append(str(function))
+                mixed.append(f"{function} of {[(tuple(x.shape), x.stride()) for x in seen]}")
             return result
 
     y = image(2, 1, 32, 32, dtype=torch.float32).to(DEVICE)
@@ -76,7 +76,8 @@ def test_folded_layers_keep_one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     with Watch():
         supernet(y).square().mean().backward()
     assert watched > 100, "convolutions of feature maps and their gradients"
-    assert not [name for name in mixed if "convolution" in name or "add_" in name]
+    found = [line for line in mixed if "convolution" in line or "add_" in line]
+    assert not found, "\n".join(found)
 
 
 def test_fused_under_autocast() -> None:
