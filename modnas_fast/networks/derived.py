@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -13,8 +12,6 @@ from modnas_fast.errors import ModnasError
 from modnas_fast.genotype import SIZE_MULTIPLE, Block, Genotype
 from modnas_fast.images.degradations import Degradation
 from modnas_fast.layers import build_operation
-
-_HANDING_ON = {"delta": math.log(0.95 / 0.05), "log_lambda": math.log((0.05 / 0.95) / (25 / 255) ** 2)}
 
 
 class DerivedBlock(nn.Module):
@@ -190,10 +187,10 @@ def gray_to_rgb(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def with_stages(weights: Mapping[str, Tensor], stages: int) -> dict[str, Tensor]:
-    """A state dict of at most `stages` stages as that of so many: a start for training, which does nearly the same.
+    """A state dict of at most `stages` stages as that of so many: a start for training, not the same network.
 
-    Copies of the first stage come before it and hand on the noisy image almost as it is: δ = 0.95, or where it depends
-    on σ, that at σ = 25.
+    Copies of the first stage come before it. Their δ is ½ again, as in a fresh network: with more, a stage says so
+    little that training silences it.
     """
     added = stages - 1 - max(int(name.split(".")[1]) for name in weights)
     deeper = {}
@@ -201,8 +198,7 @@ def with_stages(weights: Mapping[str, Tensor], stages: int) -> dict[str, Tensor]
         _, index, rest = name.split(".", 2)
         deeper[f"stages.{int(index) + added}.{rest}"] = value
         for copy in range(added if index == "0" else 0):
-            handed_on = _HANDING_ON.get(rest)
-            deeper[f"stages.{copy}.{rest}"] = value if handed_on is None else torch.full_like(value, handed_on)
+            deeper[f"stages.{copy}.{rest}"] = torch.zeros_like(value) if rest == "delta" else value
     return deeper
 
 
