@@ -98,7 +98,7 @@ def write_training_report(folders: Sequence[str | os.PathLike[str]], path: str |
 def psnr_chart(runs: Sequence[Run]) -> Figure:
     """PSNR over the steps: validation at each level, and of a single run, or where there is no other, of training."""
     figure = new_figure(3.3)
-    axes = figure.add_axes((0.055, 0.14, 0.93, 0.82))
+    axes = figure.add_axes((0.065, 0.14, 0.92, 0.82))
     values: list[float] = []
     index = 0
     for run in runs:
