@@ -67,6 +67,16 @@ def test_steps_are_torchs_up_to_its_bfloat16() -> None:
         assert (step - expected).norm() < 0.03 * expected.norm()
 
 
+def test_singular_values_become_alike() -> None:
+    """From the largest that a matrix can have down to 1/500 of its norm."""
+    smaller = torch.logspace(-2.69, 0, 40, dtype=torch.float64)
+    diagonals = torch.stack([torch.stack([s, (1 - s.square()).clamp(min=0).sqrt(), 0 * s]) for s in smaller])
+    ours = orthogonalize(torch.diag_embed(7 * diagonals)).diagonal(dim1=1, dim2=2)
+    assert ours[diagonals > 0].min() > 0.68
+    assert ours.max() < 1.21
+    assert not ours[diagonals == 0].any()
+
+
 def test_zero_gradients_move_nothing() -> None:
     assert not orthogonalize(torch.zeros(2, 3, 5)).any()
     kernels, _ = kernels_and_gradients()

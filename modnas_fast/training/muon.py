@@ -21,7 +21,7 @@ _AT_IMAGES = (".stem.0.weight", ".out.weight")
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """U·p(S)·Vᵀ of each matrix's U·S·Vᵀ, p(S) between 0.68 and 1.14 wherever S was not tiny.
+    """U·p(S)·Vᵀ of each matrix's U·S·Vᵀ, p(S) between 0.68 and 1.21 wherever S is at least ‖S‖/500.
 
     Five rounds of x ← a·x + (b·xxᵀ + c·(xxᵀ)²)·x from x = g/‖g‖, whose quintic lifts small singular values fast (Jordan
     et al., Muon, 2024). Rows and columns of zeros change nothing, and stay zero.
