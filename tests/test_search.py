@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 from modnas_fast.cli import main
 from modnas_fast.errors import ModnasError
@@ -46,7 +45,7 @@ def settings(tmp_path: Path) -> Settings:
     rows, columns = np.mgrid[0:24, 0:28]
     for index in range(6):
         picture = 128 + 90 * np.sin(rows / (2 + index)) * np.cos(columns / (3 + index))
-        Image.fromarray(picture.astype(np.uint8)).save(data / f"{index}.png")
+        np.save(data / f"{index}.npy", picture.astype(np.uint8))
     return {
         "output": str(tmp_path / "run"),
         "data": [str(data)],
