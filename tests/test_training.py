@@ -282,6 +282,16 @@ def test_changed_genotype_file_does_not_resume(settings, tmp_path):
         run(settings, folder, steps=4)
 
 
+@pytest.mark.parametrize("slot", ["step", "exp_avg", "exp_avg_sq"])
+def test_checkpoint_that_lacks_a_moment_does_not_resume(settings, tmp_path, slot):
+    path = run(settings, tmp_path / "run", steps=2) / training_loop.CHECKPOINT
+    tensors, metadata = read_safetensors(path)
+    del tensors[next(key for key in tensors if key.startswith(f"optimizer.{slot}."))]
+    write_safetensors(path, tensors, metadata)
+    with pytest.raises(ModnasError, match="does not fit the network"):
+        run(settings, tmp_path / "run", steps=4)
+
+
 def test_broken_checkpoint_is_named(settings, tmp_path):
     folder = run(settings, tmp_path / "run", steps=2)
     checkpoint = folder / "checkpoint.safetensors"

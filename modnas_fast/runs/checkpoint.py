@@ -23,19 +23,21 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, named: Named) -> dict[st
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, named: Named, tensors: Mapping[str, Tensor]) -> None:
-    """Restore `optimizer_tensors`; of several optimisers' tensors, each takes those of its own parameters."""
-    own = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    slots: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        slot, name = key.split(".", 1)
-        slots.setdefault(name, {})[slot] = value
-    for name, parameter in named:
-        if parameter not in own:
-            continue
-        for slot, value in slots.get(name, {}).items():
+    """Restore `optimizer_tensors`; of several optimisers' tensors, each takes those of its own parameters.
+
+    Raises:
+        KeyError: a parameter lacks a slot that others have.
+    """
+    trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    own = {name: parameter for name, parameter in named if parameter in trained}
+    saved = [(slot, name) for slot, _, name in (key.partition(".") for key in tensors) if name in own]
+    slots = dict.fromkeys(slot for slot, _ in saved)
+    for name in dict.fromkeys(name for _, name in saved):
+        for slot in slots:
+            value = tensors[f"{slot}.{name}"]
             # Moments take the parameter's device and layout: another layout would be right, but not bit for bit.
-            copied = value.to(parameter.device) if slot == "step" else torch.empty_like(parameter).copy_(value)
-            optimizer.state[parameter][slot] = copied
+            copied = value.to(own[name].device) if slot == "step" else torch.empty_like(own[name]).copy_(value)
+            optimizer.state[own[name]][slot] = copied
 
 
 def load_generator(path: Path, generator: torch.Generator, state: Tensor) -> None:
