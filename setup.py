@@ -23,8 +23,7 @@ VARIANTS = {"portable": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     AVX512.append("-Wno-maybe-uninitialized")  # g++ 12's headers
     VARIANTS |= {"avx2": ["-mavx2", "-mfma"], "avx512": AVX512, "avx512_bf16": [*AVX512, "-mavx512bf16"]}
-TRAINING_FILES = ["convolution", "depthwise"]  # avx512_bf16 has avx512's
-VECTOR_FILES = ["output", "separable", "taps", "upsample", "variant", "winograd"]
+VECTOR_FILES = ["convolution", "depthwise", "output", "separable", "taps", "upsample", "variant", "winograd"]
 SOURCES = [*sorted(map(str, Path("csrc").glob("*.cpp"))), "csrc/cpu/packing.cpp", "csrc/cpu/select.cpp"]
 
 
@@ -149,8 +148,7 @@ class BuildEngine(build_ext):
         jobs = [(source, ["-O1", *built], "common") for source in SOURCES]  # bindings.cpp takes longest as it is
         for variant, flags in VARIANTS.items():
             flags = ["-O3", f"-DMODNAS_FAST_ISA={variant}", *flags]
-            names = VECTOR_FILES if variant == "avx512_bf16" else [*VECTOR_FILES, *TRAINING_FILES]
-            jobs += [(f"csrc/cpu/{name}.cpp", flags, variant) for name in names]
+            jobs += [(f"csrc/cpu/{name}.cpp", flags, variant) for name in VECTOR_FILES]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = pool.map(lambda job: compile_one(*job), jobs)
         extension.extra_objects = [path for paths in objects for path in paths]

@@ -134,8 +134,8 @@ ConvolutionArguments dense(const py::array& x, const py::array& y, const Floats&
 
 void convolve(const py::array& x, const Floats& weights, const py::object& bias, const py::object& rectified, py::array y,
               int threads, const std::string& variant) {
-  const Kernels& kernels = require_kernels(variant.c_str());
   ConvolutionArguments arguments = dense(x, y, weights);
+  const Kernels& kernels = require_kernels(variant.c_str(), arguments.storage);
   Floats values;
   if (!bias.is_none()) {
     values = py::cast<Floats>(bias);
@@ -158,8 +158,8 @@ void convolve(const py::array& x, const Floats& weights, const py::object& bias,
 
 void convolve_dweight(const py::array& x, const py::array& dy, Floats dweight, Floats dbias, int threads,
                       const std::string& variant) {
-  const Kernels& kernels = require_kernels(variant.c_str());
   ConvolutionArguments arguments = dense(x, dy, dweight);
+  const Kernels& kernels = require_kernels(variant.c_str(), arguments.storage);
   arguments.y_given = dy.data();
   if (dbias.size() != arguments.channels_out) throw std::invalid_argument("the bias's gradient is [channels out]");
   float *weights = dweight.mutable_data(), *bias = dbias.mutable_data();
@@ -186,8 +186,8 @@ DepthwiseArguments channelwise(const py::array& x, const py::array& y, const Flo
 
 void convolve_depthwise(const py::array& x, const Floats& weights, int64_t dilation, py::array y, int threads,
                         const std::string& variant) {
-  const Kernels& kernels = require_kernels(variant.c_str());
   DepthwiseArguments arguments = channelwise(x, y, weights, dilation);
+  const Kernels& kernels = require_kernels(variant.c_str(), arguments.storage);
   arguments.weights = weights.data();
   arguments.y = y.mutable_data();
   py::gil_scoped_release release;
@@ -196,8 +196,8 @@ void convolve_depthwise(const py::array& x, const Floats& weights, int64_t dilat
 
 void convolve_depthwise_dweight(const py::array& x, const py::array& dy, int64_t dilation, Floats dweight, int threads,
                                 const std::string& variant) {
-  const Kernels& kernels = require_kernels(variant.c_str());
   DepthwiseArguments arguments = channelwise(x, dy, dweight, dilation);
+  const Kernels& kernels = require_kernels(variant.c_str(), arguments.storage);
   arguments.y_given = dy.data();
   float* to = dweight.mutable_data();
   py::gil_scoped_release release;

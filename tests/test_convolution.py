@@ -77,7 +77,7 @@ def bits(x: Tensor):
 
 @needs_engine
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("variant", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("variant", ["avx512_bf16", "avx512", "avx2", "portable"])
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize(("threads", "channels", "channels_out"), [(1, 24, 40), (3, 24, 40), (2, 36, 44), (1, 72, 20)])
 def test_every_variant(dtype, variant: str, kernel: int, threads: int, channels: int, channels_out: int) -> None:

@@ -65,16 +65,18 @@ Patch<Element> patch_of(const Element* image, const Images& size, int64_t channe
   if (top >= 0 && left >= 0 && top + height <= size.rows && left + width <= size.columns) {
     return {image + (top * size.columns + left) * channels, size.columns * channels};
   }
+  // Columns [begin, end) of the patch are the image's.
+  const int64_t begin = left < 0 ? -left : 0, end = size.columns - left < width ? size.columns - left : width;
   for (int64_t y = 0; y < height; ++y) {
-    for (int64_t x = 0; x < width; ++x) {
-      Element* to = copy + (y * width + x) * channels;
-      const bool inside = top + y >= 0 && top + y < size.rows && left + x >= 0 && left + x < size.columns;
-      if (inside) {
-        std::memcpy(to, image + ((top + y) * size.columns + left + x) * channels, channels * sizeof(Element));
-      } else {
-        std::memset(to, 0, channels * sizeof(Element));
-      }
+    Element* to = copy + y * width * channels;
+    if (top + y < 0 || top + y >= size.rows) {
+      std::memset(to, 0, width * channels * sizeof(Element));
+      continue;
     }
+    std::memset(to, 0, begin * channels * sizeof(Element));
+    std::memcpy(to + begin * channels, image + ((top + y) * size.columns + left + begin) * channels,
+                (end - begin) * channels * sizeof(Element));
+    std::memset(to + end * channels, 0, (width - end) * channels * sizeof(Element));
   }
   return {copy, width * channels};
 }
@@ -191,20 +193,6 @@ ColumnTiles column_tiles(int64_t channels) {
   return ColumnTiles((channels + least - 1) / least * least, kLanes);
 }
 
-// Calls function(vectors, first vector) for groups of 1, 2 or 3 vectors, the number a compile-time constant.
-template <typename Function>
-MODNAS_FAST_INLINE void for_groups(int64_t channels, const Function& function) {
-  const int64_t vectors = vectors_of(channels), groups = (vectors + 2) / 3;
-  int64_t first = 0;
-  for (int64_t group = 0; group < groups; ++group) {
-    const int64_t size = vectors / groups + (group < vectors % groups ? 1 : 0);
-    if (size == 3) function(Shape<3, false>(), first);
-    if (size == 2) function(Shape<2, false>(), first);
-    if (size == 1) function(Shape<1, false>(), first);
-    first += size;
-  }
-}
-
 // x's tiles to `transformed`.
 template <int kTaps, typename Element>
 void transform_x(const ConvolutionArguments& arguments, const Grid& grid, int64_t begin, int64_t end,
@@ -256,41 +244,51 @@ __attribute__((noinline)) void multiply(const ConvolutionArguments& arguments, i
   }
 }
 
-// Adds to `sums` the products of `count` transformed tiles of x and of the gradient in y.
+// Adds to `sums` the products of `count` transformed tiles of x and of the gradient in y. A vector that two rows share
+// (columns.h) has row k's product with channel c in lane 2c, and that of row k + 1 in lane 2c + 1.
 __attribute__((noinline)) void add_products(const ConvolutionArguments& arguments, int64_t points,
                                             const Stack& transformed, const Stack& gradients, int64_t count,
                                             float* sums) {
   const int64_t depth = arguments.channels_in, columns = vectors_of(arguments.channels_out) * kLanes;
+  const ColumnTiles tiles = column_tiles(arguments.channels_out);
   for (int64_t point = 0; point < points; ++point) {
-    for_groups(arguments.channels_out, [&](auto shape, int64_t first) {
-      constexpr int vectors = decltype(shape)::vectors, rows = 8;
-      for (int64_t row = 0; row < depth; row += rows) {  // of 8 input channels, or, computed in vain, beyond the last
-        const float* a = transformed.data + point * transformed.plane_stride + row;
-        const float* b = gradients.data + point * gradients.plane_stride + first * kLanes;
-        float* to = sums + (point * depth + row) * columns + first * kLanes;
-        Vector products[rows][vectors] = {};  // of a run, before they join the long sums: its rounding error is less
-        for (int64_t tile = 0; tile < count; ++tile, a += transformed.tile_stride, b += gradients.tile_stride) {
-          Vector values[vectors];
+    for (int64_t index = 0; index < tiles.count(); ++index) {
+      const int64_t first = tiles.first_vector(index) * kLanes;
+      with_shape(tiles[index], [&](auto shape) {
+        using TileShape = decltype(shape);
+        constexpr int full = TileShape::full, rows = tile_rows(TileShape::vectors);
+        for (int64_t row = 0; row < depth; row += rows) {  // some computed in vain, beyond the last
+          const float* a = transformed.data + point * transformed.plane_stride + row;
+          const float* b = gradients.data + point * gradients.plane_stride + first;
+          float* to = sums + (point * depth + row) * columns + first;
+          // Of a run, before they join the long sums: its rounding error is less.
+          Vector products[rows][full + 1] = {}, shared[rows / 2] = {};
+          for (int64_t tile = 0; tile < count; ++tile, a += transformed.tile_stride, b += gradients.tile_stride) {
+            Vector values[full + 1];
 #pragma GCC unroll 3
-          for (int v = 0; v < vectors; ++v) values[v] = load(b + v * kLanes);
+            for (int v = 0; v < full; ++v) values[v] = load(b + v * kLanes);
 #pragma GCC unroll 8
-          for (int r = 0; r < rows; ++r) {
-            const Vector value = broadcast(a[r]);
+            for (int r = 0; r < (full > 0 ? rows : 0); ++r) {
+              const Vector value = broadcast(a[r]);
 #pragma GCC unroll 3
-            for (int v = 0; v < vectors; ++v) add_product(products[r][v], value, values[v]);
+              for (int v = 0; v < full; ++v) add_product(products[r][v], value, values[v]);
+            }
+            if (TileShape::paired) {
+              const Vector twice = load_twice(b + full * kLanes);
+#pragma GCC unroll 4
+              for (int r = 0; r < rows; r += 2) add_product(shared[r / 2], broadcast_pair(a + r), twice);
+            }
+          }
+#pragma GCC unroll 8
+          for (int r = 0; r < rows; ++r, to += columns) {
+            if (row + r >= depth) break;
+#pragma GCC unroll 3
+            for (int v = 0; v < full; ++v) store(to + v * kLanes, load(to + v * kLanes) + products[r][v]);
+            if (TileShape::paired) add_every_second(to + full * kLanes, shared[r / 2], r % 2);
           }
         }
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; ++r) {
-          if (row + r >= depth) break;
-#pragma GCC unroll 3
-          for (int v = 0; v < vectors; ++v) {
-            float* sum = to + r * columns + v * kLanes;
-            store(sum, load(sum) + products[r][v]);
-          }
-        }
-      }
-    });
+      });
+    }
   }
 }
 

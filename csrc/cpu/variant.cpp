@@ -10,12 +10,8 @@
 namespace modnas_fast {
 namespace MODNAS_FAST_ISA {
 
-#if defined(__AVX512BF16__)
-using avx512::training_kernels;  // rounding to bfloat16 is little of their work
-#else
 const TrainingKernels training_kernels = {transform_weights,   transform_weights_gradient, convolution,
                                           convolution_dweight, depthwise,                  depthwise_dweight};
-#endif
 
 const Kernels kernels = {MODNAS_FAST_NAME(MODNAS_FAST_ISA), kLanes, taps,  winograd, separable,
                          upsample, output, &training_kernels};

@@ -6,10 +6,6 @@
 
 namespace modnas_fast {
 
-namespace avx512 {
-extern const TrainingKernels training_kernels;
-}
-
 namespace MODNAS_FAST_ISA {
 
 void taps(const TapsArguments& arguments, float* scratch, const Window& window);

@@ -52,15 +52,33 @@ MODNAS_FAST_INLINE Vector broadcast_pair(const float* from) {
   return reinterpret_cast<Vector>(_mm512_set1_pd(pair));
 }
 
+// Lanes 0, 2, 4, …, to be the first 8.
+MODNAS_FAST_INLINE __m512i even_lanes() {
+  return _mm512_set_epi32(14, 12, 10, 8, 6, 4, 2, 0, 14, 12, 10, 8, 6, 4, 2, 0);
+}
+
 // The sums of neighbouring lanes, in the first 8.
 MODNAS_FAST_INLINE Vector pair_sums(Vector value) {
   const Vector even = _mm512_moveldup_ps(value), odd = _mm512_movehdup_ps(value);
-  const __m512i order = _mm512_set_epi32(14, 12, 10, 8, 6, 4, 2, 0, 14, 12, 10, 8, 6, 4, 2, 0);
-  return _mm512_permutexvar_ps(order, even + odd);
+  return _mm512_permutexvar_ps(even_lanes(), even + odd);
+}
+
+// from[0], from[0], from[1], from[1], …
+MODNAS_FAST_INLINE Vector load_twice(const float* from) {
+  const __m512i order = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+  return _mm512_permutexvar_ps(order, _mm512_castps256_ps512(_mm256_loadu_ps(from)));
+}
+
+// to[0 … 7] += lanes `first`, first + 2, …
+MODNAS_FAST_INLINE void add_every_second(float* to, Vector value, int first) {
+  const Vector chosen = _mm512_permutexvar_ps(_mm512_add_epi32(even_lanes(), _mm512_set1_epi32(first)), value);
+  _mm256_storeu_ps(to, _mm256_loadu_ps(to) + _mm512_castps512_ps256(chosen));
 }
 #else  // no vector is wider than 8 channels, and none is shared
 MODNAS_FAST_INLINE Vector broadcast_pair(const float*) { return Vector{}; }
 MODNAS_FAST_INLINE Vector pair_sums(Vector value) { return value; }
+MODNAS_FAST_INLINE Vector load_twice(const float*) { return Vector{}; }
+MODNAS_FAST_INLINE void add_every_second(float*, Vector, int) {}
 #endif
 
 }  // namespace
