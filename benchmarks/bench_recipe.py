@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import append_rows
+from benchmarks.harness import DTYPES, append_rows
 from modnas_fast import load
 from modnas_fast.bench.rows import Row
 from modnas_fast.bench.tables import RECIPE, recipe_table
@@ -94,7 +94,7 @@ def lever_row(lever: str, config: TrainConfig, validation: str, progress: Progre
         "op": RECIPE,
         "backend": lever,
         "mode": f"{config.steps} steps of {config.batch} × {config.patch}²",
-        "dtype": "bfloat16" if config.precision == "bf16" else "float32",
+        "dtype": DTYPES[config.precision],
         "validation": Path(validation).name,
         "psnr": round(psnr, 3),
         "ssim": round(ssim, 4),

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.harness import add_output, append_rows, positive
+from benchmarks.harness import DTYPES, add_output, append_rows, positive
 from modnas_fast.search.config import SearchConfig
 from modnas_fast.search.history import read_history
 from modnas_fast.search.loop import HISTORY, search
@@ -54,7 +54,7 @@ def measure(device: str, precision: str, steps: int, folder: Path, **settings: A
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--precision", choices=(*DTYPES,), default="bf16")
     parser.add_argument("--steps", type=positive, default=200, help="an epoch")
     add_output(parser)
     arguments = parser.parse_args()
@@ -66,7 +66,7 @@ def main() -> None:
             "op": "search step",
             "backend": "auto",
             "mode": mode,
-            "dtype": {"bf16": "bfloat16", "fp32": "float32"}[arguments.precision],
+            "dtype": DTYPES[arguments.precision],
             "shape": [12, 1, 64, 64],
             "median_ms": 1e3 * seconds,
             "protocol_hours": hours,

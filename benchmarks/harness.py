@@ -17,6 +17,7 @@ import numpy as np
 from modnas_fast.bench.rows import Row, circumstances, machine_name, read_rows, write_rows
 
 __all__ = [
+    "DTYPES",
     "PRECISIONS",
     "RESULTS",
     "Row",
@@ -32,6 +33,7 @@ __all__ = [
 
 RESULTS = Path(__file__).parent / "results"
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}  # what configurations call a row's dtype
+DTYPES = {precision: dtype for dtype, precision in PRECISIONS.items()}
 
 
 @dataclass(frozen=True)

@@ -341,6 +341,10 @@ def nan_loss(run, loss):
     return loss * float("nan")
 
 
+def large_loss(run, loss):
+    return loss + 1e8
+
+
 def nan_weight(run, loss):
     """What a gradient that overflowed does to the step: the loss before it was finite."""
     run.net.stages[0].out.weight.data.fill_(float("nan"))
@@ -348,7 +352,12 @@ def nan_weight(run, loss):
 
 
 @pytest.mark.parametrize(
-    ("breaking", "says"), [(nan_loss, "the loss became nan"), (nan_weight, "the weights became NaN or infinite")]
+    ("breaking", "says"),
+    [
+        (nan_loss, "the loss became nan"),
+        (large_loss, r"the loss became 1e\+06"),
+        (nan_weight, "the weights became NaN or infinite"),
+    ],
 )
 def test_nan_stops_the_run_and_spares_the_checkpoint(settings, tmp_path, monkeypatch, breaking, says):
     break_after(monkeypatch, 4, breaking)

@@ -194,8 +194,8 @@ class _Search:
         return counters.rate_scale * cosine(self.config.lr, self.config.lr_final, share)
 
     def _roll_back_if_broken(self) -> bool:
-        """Where a NaN or an infinity is about: back to the last checkpoint, with half the rate."""
-        broke = what_broke(self.state.counters.epoch_loss, self.net.parameters())
+        """Where a NaN or an infinity is about, or W diverged: back to the last checkpoint, with half the rate."""
+        broke = what_broke(self.state.counters.epoch_loss / self.steps, self.net.parameters())
         if not self.processes.agree(float(bool(broke))):
             return False
         step, rollbacks, scale = self.state.counters.step, self.state.counters.rollbacks, self.state.counters.rate_scale

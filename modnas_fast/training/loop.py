@@ -60,7 +60,7 @@ def train(config: TrainConfig, report: Report | None = None, say: Callable[[str]
         The weight file: the averaged weights at the end of the run.
 
     Raises:
-        ModnasError: bad data, a checkpoint of another run, or a loss that became NaN.
+        ModnasError: bad data, a checkpoint of another run, or a loss that became NaN or 100 and more.
         Interrupted: after SIGINT or SIGTERM, once the checkpoint is written.
     """
     with processes(config.device) as here:
@@ -188,7 +188,7 @@ class _Run:
         return cosine(self.config.lr, self.config.lr_final, share)
 
     def _check_finite(self, mean_loss: RunningMean) -> None:
-        """Raise where the loss, or a weight by a gradient that overflowed since, is NaN or infinite."""
+        """Raise where the loss, or a weight by a gradient that overflowed since, is NaN or infinite, or it diverged."""
         broke = what_broke(mean_loss.value(), self.net.parameters())
         if broke:
             fix = "lower lr, or train in fp32"
