@@ -18,6 +18,7 @@ from modnas_fast.engine.engine import Engine
 
 LIMIT = 1e-4  # largest difference from PyTorch in float64
 SIDES = (256, 512)
+GENOTYPES = ["modnas-b", "modnas-fast-a", "modnas-fast-b"]
 THREADS = (1, 2)
 
 
@@ -34,7 +35,7 @@ def engine_of(genotype: Genotype, threads: int) -> tuple[Engine, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("genotypes", nargs="*", default=["modnas-b", "modnas-fast-a", "modnas-fast-b"], metavar="GENOTYPE")
+    parser.add_argument("genotypes", nargs="*", default=GENOTYPES, metavar="GENOTYPE")
     parser.add_argument("--repeats", type=positive, default=15, help="timed calls of each")
     add_output(parser)
     arguments = parser.parse_args()
