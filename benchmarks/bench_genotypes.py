@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows: list[Row] = []
     for threads in THREADS:
-        engines = {genotype.name: engine_of(genotype, threads) for genotype in map(Genotype.load, arguments.genotypes)}
+        engines = {Path(name).stem: engine_of(Genotype.load(name), threads) for name in arguments.genotypes}
         for name, (_, error) in engines.items():
             if not error < LIMIT:
                 sys.exit(f"{name}: departs by {error:.1e}, more than {LIMIT:.0e}; nothing is timed")
