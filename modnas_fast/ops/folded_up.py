@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modnas_fast.ops.convolution import convolution
+from modnas_fast.ops.pixel_shuffle import pixel_shuffle
 from modnas_fast.reference.fold import FoldedUp
 
 
@@ -18,5 +19,4 @@ def folded_up(x: Tensor, layer: FoldedUp) -> Tensor:
     phases = phases + F.conv2d(x, layer.repeated.to(x.dtype)).unsqueeze(2)
     smooth = F.conv2d(x, layer.bilinear.to(x.dtype))
     smooth = F.interpolate(smooth, scale_factor=2, mode="bilinear", align_corners=False)
-    # In this order the sum is laid out as x is: a shuffle on a GPU is contiguous, whatever it is given.
-    return smooth + F.pixel_shuffle(phases.flatten(1, 2), 2)
+    return smooth + pixel_shuffle(phases.flatten(1, 2), 2)
