@@ -71,6 +71,8 @@ def test_values_are_converted(key, value, expected):
         ({"patch_growth": (4,)}, "patch_growth is"),
         ({"degradation": "blur"}, "degradation is 'blur'; choose from awgn, jpeg"),
         ({"degradation": "jpeg", "levels": [22.5]}, r"JPEG qualities are whole, 1 to 95"),
+        ({"degradation": "camera"}, "cameras have noise of every level; give a range of σ, and conditioned: true"),
+        ({"degradation": "camera", "conditioned": True}, "give the lowest and the highest σ of a range"),
         ({"levels": []}, r"levels is \(\); give at least one"),
         ({"levels": [25, -1]}, r"levels is \(25.0, -1.0\); give at least one, none negative"),
         ({"precision": "fp16"}, "precision is 'fp16'; choose bf16 or fp32"),

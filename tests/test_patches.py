@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from modnas_fast.errors import ModnasError
+from modnas_fast.images.camera import camera_noise, enlarged
 from modnas_fast.images.degradations import jpeg_compress
+from modnas_fast.images.noise import estimate_coarse_sigma
 from modnas_fast.images.patches import PairSampler, PatchSampler
 
 CPU = torch.device("cpu")
@@ -134,12 +136,31 @@ def test_jpeg_pairs_are_aligned(channels):
     assert (degraded - clean).abs().mean() > 0.01
 
 
-@pytest.mark.parametrize(("degradation", "levels"), [("awgn", (15, 25, 50)), ("jpeg", (10, 40))])
+def test_cameras_take_each_photo_and_a_part_of_it_enlarged():
+    rows, columns = np.mgrid[:28, :26]
+    wave = (128 + 50 * np.sin(rows / 3)[..., None] + 60 * np.cos(columns[..., None] / (3, 5, 7))).astype(np.uint8)
+    images = [wave[:5], wave[:25], wave[::-1]]
+    noisy, clean, told = PairSampler(images, 24, "camera", (0.1, 55), CPU, 1, between=True).sample(60)
+    large = images[1:]
+    seen = [*large, *(enlarged(image, np.random.default_rng((1, i))) for i, image in enumerate(large))]
+    truth, sigmas = {}, []
+    for index, image in enumerate(seen):
+        photo = camera_noise(image, np.random.default_rng((1, index)))
+        truth |= dict.fromkeys(every_patch([np.concatenate((photo, image), -1)], 24)[0], index)
+        sigmas.append(min(max(estimate_coarse_sigma(photo / np.float32(255)), 0.1), 55))
+    pairs = (torch.cat((noisy, clean), 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    numbers = [truth[pair.tobytes()] for pair in pairs]
+    assert set(numbers) == set(range(4))
+    assert told.tolist() == pytest.approx([sigmas[number] for number in numbers])
+    assert len(set(told.tolist())) > 2
+
+
+@pytest.mark.parametrize(("degradation", "levels"), [("awgn", (15, 25, 50)), ("jpeg", (10, 40)), ("camera", (0, 55))])
 def test_shares_are_slices_of_the_whole_batch(degradation, levels):
-    images = numbered_images((20, 17), (16, 16))
+    images = numbered_images((30, 27), (24, 24), channels=3)
 
     def samplers():
-        return PairSampler(images, 16, degradation, levels, CPU, seed=7)
+        return PairSampler(images, 24, degradation, levels, CPU, 7, between=degradation == "camera")
 
     whole = samplers()
     parts = [samplers() for _ in range(3)]

@@ -1,8 +1,8 @@
 """Score a model on a folder of clean images, by the protocol of the paper's tables.
 
-Each image gets the fixed test noise (NumPy's legacy stream, seed 0) or JPEG compression, or has a noisy partner; it is
-denoised, rounded to 8 bit and compared: PSNR on [0, 255], SSIM with an 11x11 Gaussian window. Times are of the network
-alone, in ms.
+Each image gets the fixed test noise (NumPy's legacy stream, seed 0), JPEG compression or the noise of a camera, its own
+one each time, or has a noisy partner; it is denoised, rounded to 8 bit and compared: PSNR on [0, 255], SSIM with an
+11x11 Gaussian window. Times are of the network alone, in ms.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pairs", nargs=2, metavar=("CLEAN", "NOISY"), help="noisy photos and their references: how their names differ"
     )
     degradation.add_argument("--jpeg", type=int, metavar="Q", help="JPEG compression of this quality instead of noise")
+    degradation.add_argument("--camera", action="store_true", help="the noise of cameras, a different one each")
     add_model_arguments(parser)
     parser.add_argument("--baseline", metavar="NAME", help="another network, of `modnas-fast summary --baselines`")
     parser.add_argument("--weights", metavar="FILE", help="its published weights")
@@ -74,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _degradation(arguments: argparse.Namespace) -> tuple[str, float]:
     if arguments.pairs is not None:
         return "pairs", 0.0
+    if arguments.camera:
+        return "camera", 0.0
     return ("awgn", arguments.sigma) if arguments.jpeg is None else ("jpeg", float(arguments.jpeg))
 
 
@@ -104,7 +107,7 @@ def _denoiser(arguments: argparse.Namespace) -> Denoiser | BaselineDenoiser:
         if arguments.weights is not None:
             raise ModnasError("--weights belongs to --baseline; give a weight file of this package as --model")
         tile = tile_size(arguments.tile)
-        model = arguments.model or next(iter(_models_for_jpeg(arguments)), None)
+        model = arguments.model or next(iter(_shipped_for(arguments)), None)
         denoiser = Denoiser(model, arguments.device, tile, arguments.x8, sigma)
         return denoiser.for_channels(3 if arguments.rgb else 1)
     from modnas_fast.engine.baseline import BaselineDenoiser
@@ -114,12 +117,12 @@ def _denoiser(arguments: argparse.Namespace) -> Denoiser | BaselineDenoiser:
     return BaselineDenoiser(arguments.baseline, arguments.weights, sigma, arguments.rgb, arguments.device)
 
 
-def _models_for_jpeg(arguments: argparse.Namespace) -> list[str]:
-    """The shipped models for this quality of JPEG; those for noise are `Denoiser`'s to choose."""
+def _shipped_for(arguments: argparse.Namespace) -> list[str]:
+    """The shipped models for this quality of JPEG, or for photos; those for white noise are `Denoiser`'s to choose."""
     from modnas_fast.networks import models_for
 
     kind, level = _degradation(arguments)
-    return models_for(kind, level, 3 if arguments.rgb else 1) if kind == "jpeg" else []
+    return [] if kind == "awgn" else models_for(kind, level, 3 if arguments.rgb else 1)
 
 
 def _save(path: Path, score: Score) -> None:
@@ -139,6 +142,7 @@ def _document(arguments: argparse.Namespace, model: str, device: str, scores: li
         "sigma": level if kind == "awgn" else None,
         "jpeg": arguments.jpeg,
         "pairs": arguments.pairs,
+        "camera": arguments.camera,
         "device": device,
         "mean": {"psnr": _finite(psnr), "ssim": _finite(ssim)},
         "images": [{"name": s.name, "psnr": _finite(s.psnr), "ssim": _finite(s.ssim), "ms": s.ms} for s in scores],

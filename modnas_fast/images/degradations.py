@@ -16,7 +16,8 @@ from modnas_fast.errors import ModnasError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-KINDS = ("awgn", "jpeg", "pairs")
+KINDS = ("awgn", "jpeg", "pairs", "camera")
+_PHOTOS = ("pairs", "camera")  # the noise of photos, which has no level
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,11 @@ class Degradation:
     """What a model was trained to undo.
 
     Args:
-        kind: "awgn", additive white Gaussian noise, "jpeg", compression of the luma, or "pairs", what photos had.
+        kind: "awgn", additive white Gaussian noise, "jpeg", compression of the luma, "pairs", what photos had, or
+            "camera", what cameras would have added (`images.camera`).
         levels: the σ on the 0–255 scale, or the JPEG qualities, it was trained at; of pairs there are none.
-        between: `levels` are the lowest and the highest, and everything between was trained too.
+        between: `levels` are the lowest and the highest, and everything between was trained too; always of cameras,
+            whose σ is `images.noise.estimate_coarse_sigma`'s.
     """
 
     kind: str
@@ -43,24 +46,31 @@ class Degradation:
             return
         if not self.levels or not all(np.isfinite(level) and level >= 0 for level in self.levels):
             raise ModnasError(f"levels is {self.levels}; give at least one, none negative")
-        if self.between and (self.kind != "awgn" or len(self.levels) != 2 or self.levels[0] >= self.levels[1]):
+        if self.between and (self.kind == "jpeg" or len(self.levels) != 2 or self.levels[0] >= self.levels[1]):
             raise ModnasError(f"levels is {self.levels}; give the lowest and the highest σ of a range")
+        if self.kind == "camera" and not self.between:
+            raise ModnasError("cameras have noise of every level; give a range of σ, and conditioned: true")
         if self.kind == "jpeg" and not all(level in range(1, 96) for level in self.levels):
             raise ModnasError(f"levels is {self.levels}; JPEG qualities are whole, 1 to 95")
 
     def __str__(self) -> str:
         if self.kind == "pairs":
             return "the noise of its pairs"
-        unit = "σ" if self.kind == "awgn" else "JPEG q"
+        unit = {"awgn": "σ", "camera": "the noise of cameras, σ", "jpeg": "JPEG q"}[self.kind]
         return f"{unit} = " + (" to " if self.between else ", ").join(f"{level:g}" for level in self.levels)
 
     def covers(self, kind: str, level: float) -> bool:
-        """Whether it was trained for this; of pairs the level says nothing."""
-        if self.kind == "pairs":
-            return kind == self.kind
-        if self.between:
-            return kind == self.kind and self.levels[0] <= level <= self.levels[1]
-        return kind == self.kind and level in self.levels
+        """Whether it was trained for this; of photos' noise the level says nothing."""
+        if kind in _PHOTOS or self.kind == "pairs":
+            return kind in _PHOTOS and self.kind in _PHOTOS
+        return kind == self.kind and self._holds(level)
+
+    def takes(self, sigma: float) -> bool:
+        """Whether a network for it can be told σ, or is for just that one."""
+        return self.kind in ("awgn", "camera") and self._holds(sigma)
+
+    def _holds(self, level: float) -> bool:
+        return self.levels[0] <= level <= self.levels[1] if self.between else level in self.levels
 
     def to_json(self) -> str:
         entry: dict[str, Any] = {"kind": self.kind, "levels": list(self.levels)}

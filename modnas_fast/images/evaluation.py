@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from modnas_fast.errors import ModnasError
+from modnas_fast.images.camera import camera_noise
 from modnas_fast.images.colour import luma, studio_luma
 from modnas_fast.images.degradations import add_test_noise, jpeg_compress
 from modnas_fast.images.files import from_float, list_images, read_image
@@ -38,7 +39,7 @@ class EvaluationSet:
     Args:
         folder: where they are; not searched recursively.
         channels: 1 or 3; colour becomes luma for 1, see `read_clean_image`.
-        degradation: "awgn" or "jpeg".
+        degradation: "awgn", "jpeg" or "camera".
 
     Raises:
         ModnasError: no images; when iterated, an unreadable one, one that is not 8 bit, or a gray one for 3 channels.
@@ -93,17 +94,20 @@ def evaluate(
     Args:
         denoiser: float [1, C, H, W] in [0, 1] to the same shape.
         images: (name, clean uint8 [H, W, C]) pairs.
-        degradation: "awgn" with the fixed test noise (see `add_test_noise`), or "jpeg".
-        level: σ on the 0–255 scale, or the JPEG quality.
+        degradation: "awgn" with the fixed test noise (see `add_test_noise`), "jpeg", or "camera", where the first image
+            is always of the same camera, and so is every other.
+        level: σ on the 0–255 scale, or the JPEG quality; without a meaning for cameras.
         device: where the denoiser runs.
 
     Yields:
         One `Score` an image, in order.
     """
-    for name, clean in images:
+    for index, (name, clean) in enumerate(images):
         if degradation == "jpeg":
             plane = clean[..., 0] if clean.shape[2] == 1 else clean
-            degraded = jpeg_compress(plane, int(level)).reshape(clean.shape).astype(np.float32) / np.float32(255)
+            degraded = _as_float(jpeg_compress(plane, int(level)).reshape(clean.shape))
+        elif degradation == "camera":
+            degraded = _as_float(camera_noise(clean, np.random.default_rng(index)))
         else:
             degraded = add_test_noise(clean / 255.0, level)
         yield _score(denoiser, name, clean, degraded, device)
@@ -114,7 +118,11 @@ def evaluate_pairs(
 ) -> Iterator[Score]:
     """As `evaluate`, of pairs: (name, clean, noisy), uint8 [H, W, C] both."""
     for name, clean, noisy in pairs:
-        yield _score(denoiser, name, clean, noisy.astype(np.float32) / np.float32(255), device)
+        yield _score(denoiser, name, clean, _as_float(noisy), device)
+
+
+def _as_float(image: Array) -> Array:
+    return image.astype(np.float32) / np.float32(255)
 
 
 def _score(

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from modnas_fast.errors import ModnasError
+from modnas_fast.images.camera import camera_noise, enlarged
 from modnas_fast.images.degradations import jpeg_compress
+from modnas_fast.images.noise import estimate_coarse_sigma
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -60,7 +62,8 @@ class PatchSampler:
         height, width = (torch.tensor([image.shape[axis] for image in large], device=device) for axis in (0, 1))
         self._height, self._width = height, width
         areas = height * width
-        self._offsets = areas.cumsum(0) - areas
+        self._ends = areas.cumsum(0)
+        self._offsets = self._ends - areas
         self._windows: dict[int, _Windows] = {}  # by side
 
     def draw(self, count: int, generator: torch.Generator, side: int = 0) -> Tensor:
@@ -86,6 +89,10 @@ class PatchSampler:
         inner = torch.where(symmetry & 4 > 0, columns * width + rows, rows * width + columns)
         return (self._offsets[image] + top * self._width[image] + left).view(-1, 1, 1) + inner
 
+    def images_of(self, indices: Tensor) -> Tensor:
+        """The numbers [N] of the images that patches [N, side, side] come from; left out ones do not count."""
+        return torch.searchsorted(self._ends, indices[:, 0, 0].contiguous(), right=True)
+
     def gather(self, indices: Tensor, pixels: Tensor | None = None) -> Tensor:
         """The patches at `indices` as float32 [N, C, patch, patch] in [0, 1], channels-last in memory.
 
@@ -99,13 +106,14 @@ class PairSampler:
     """Training batches: degraded patches, the clean ones, and how much each was degraded.
 
     AWGN is drawn anew for every patch. JPEG copies of the images are made once a quality, and patches are cut from
-    both alike; and so from photos and their noisy partners.
+    both alike; and so from photos and their noisy partners. Cameras take each image, and a part of it enlarged.
 
     Args:
         images: clean uint8 images [H, W, C].
         patch: side in pixels.
         degradation, levels: see `TrainConfig`.
-        between: σ is drawn uniformly between the two `levels`.
+        between: σ is drawn uniformly between the two `levels`; of a camera's photo it is estimated, and is one of the
+            two if it is beyond.
         partners: of "pairs", the noisy photos, each of its clean one's size.
         device: where batches are made.
         seed: of positions, symmetries, levels and noise.
@@ -122,19 +130,20 @@ class PairSampler:
         between: bool = False,
         partners: Sequence[Array] = (),
     ) -> None:
+        if degradation == "camera":
+            images = _with_enlarged([image for image in images if min(image.shape[:2]) >= patch], seed) or images
         self.clean = PatchSampler(images, patch, device)
         self.generator = torch.Generator(device).manual_seed(seed)
-        self._levels = torch.tensor(levels or (0.0,), dtype=torch.float32, device=device)
         self._between = between
-        self._degraded: Tensor | None = None  # copies of all pixels, one a level
-        if degradation == "jpeg":
-            copies = [
-                PatchSampler([_jpeg(image, int(quality)) for image in images], patch, device).pixels
-                for quality in levels
-            ]
-            self._degraded = torch.stack(copies)
-        elif degradation == "pairs":
-            self._degraded = PatchSampler(partners, patch, device).pixels[None]
+        copies = _copies(images, degradation, levels, seed, partners)
+        self._degraded: Tensor | None = None  # all copies of all pixels
+        if copies:
+            self._degraded = torch.stack([PatchSampler(copy, patch, device).pixels for copy in copies])
+        self._estimates: Tensor | None = None  # σ of each photo that a camera took
+        if degradation == "camera":
+            estimates = [estimate_coarse_sigma(photo / np.float32(255)) for photo in copies[0]]
+            self._estimates = torch.tensor(estimates, dtype=torch.float32, device=device).clamp(*levels)
+        self._levels = torch.tensor(levels or (0.0,) * len(copies), dtype=torch.float32, device=device)
 
     def sample(self, batch: int, share: slice = slice(None), side: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """The next `batch` patches, or this process's `share` of them: degraded and clean, both float
@@ -145,22 +154,40 @@ class PairSampler:
         """
         device = self.clean.pixels.device
         indices = self.clean.draw(batch, self.generator, side)
-        if self._between:
+        copy: Tensor | int = 0
+        if self._estimates is not None:
+            levels = self._estimates[self.clean.images_of(indices)]
+        elif self._between:
             low, high = self._levels
             levels = low + (high - low) * torch.rand(batch, generator=self.generator, device=device)
         else:
-            choice = torch.randint(len(self._levels), (batch, 1, 1), generator=self.generator, device=device)
-            levels = self._levels[choice.flatten()]
+            copy = torch.randint(len(self._levels), (batch, 1, 1), generator=self.generator, device=device)
+            levels = self._levels[copy.flatten()]
         if self._degraded is not None:
             clean = self.clean.gather(indices[share])
             copies = self._degraded.flatten(0, 1)
-            degraded = self.clean.gather((indices + choice * self.clean.pixels.shape[0])[share], copies)
+            degraded = self.clean.gather((indices + copy * self.clean.pixels.shape[0])[share], copies)
             return degraded, clean, levels[share]
         size = (batch, *indices.shape[1:], self.clean.pixels.shape[1])
         noise = torch.randn(size, generator=self.generator, device=device)[share].permute(0, 3, 1, 2)
         clean = self.clean.gather(indices[share])
         sigma = levels[share]
         return torch.addcmul(clean, noise, sigma.view(-1, 1, 1, 1) / 255.0), clean, sigma
+
+
+def _with_enlarged(images: Sequence[Array], seed: int) -> Sequence[Array]:
+    return [*images, *(enlarged(image, np.random.default_rng((seed, i))) for i, image in enumerate(images))]
+
+
+def _copies(
+    images: Sequence[Array], degradation: str, levels: Sequence[float], seed: int, partners: Sequence[Array]
+) -> Sequence[Sequence[Array]]:
+    """The degraded images that patches are cut from, one a level; none where noise is drawn anew."""
+    if degradation == "jpeg":
+        return [[_jpeg(image, int(quality)) for image in images] for quality in levels]
+    if degradation == "camera":
+        return [[camera_noise(image, np.random.default_rng((seed, i))) for i, image in enumerate(images)]]
+    return [partners] if degradation == "pairs" else []
 
 
 def _jpeg(image: Array, quality: int) -> Array:

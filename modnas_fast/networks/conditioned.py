@@ -86,7 +86,8 @@ class ConditionedNet(DerivedNet):
             state[f"stages.{t}.delta"] = logit.clamp(max=_LARGEST_LOGIT)
             state[f"stages.{t}.stem.0.bias"] += level * state.pop(f"stages.{t}.level_weight")
         net = DerivedNet(self.genotype, len(self.stages), self.channels_in)
-        net.degradation = Degradation("awgn", (sigma,))
+        camera = self.degradation is not None and self.degradation.kind == "camera"
+        net.degradation = None if camera else Degradation("awgn", (sigma,))
         net.load_state_dict(state, assign=True)
         return net.train(self.training)
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from modnas_fast.errors import ModnasError
 from modnas_fast.images.degradations import Degradation, as_level
+from modnas_fast.images.noise import estimate_coarse_sigma, estimate_sigma
 from modnas_fast.networks.conditioned import ConditionedNet
 from modnas_fast.networks.derived import DerivedNet
 from modnas_fast.networks.weights import read_card, shipped_models
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def models_for(kind: str, level: float | None, channels_in: int | None = None) -> list[str]:
@@ -17,12 +24,14 @@ def models_for(kind: str, level: float | None, channels_in: int | None = None) -
         level: one that they were trained for, or None for those that are told it.
         channels_in: 1, 3, or None for both.
     """
+
+    def fits(trained_for: Degradation) -> bool:
+        return trained_for.kind == kind and trained_for.between if level is None else trained_for.covers(kind, level)
+
     return [
         name
         for name, (trained_for, channels) in _shipped().items()
-        if trained_for.kind == kind
-        and (trained_for.between if level is None else trained_for.covers(kind, level))
-        and channels_in in (None, channels)
+        if fits(trained_for) and channels_in in (None, channels)
     ]
 
 
@@ -55,10 +64,30 @@ def check_level(sigma: float | None, trained_for: Degradation | None, name: str,
     if sigma is None:
         return
     sigma = as_level(sigma)
-    if trained_for is None or trained_for.covers("awgn", sigma):
+    if trained_for is None or trained_for.takes(sigma):
         return
     anyway = "" if told else ", or leave sigma out to use this one all the same"
     raise ModnasError(f"model {name} was trained for {trained_for}, not for σ = {sigma:g}; {suggestion(sigma)}{anyway}")
+
+
+def estimated_level(image: Array, trained_for: Degradation | None) -> float:
+    """σ of an image's noise on the 0–255 scale, in steps of ½, as a network is told it.
+
+    By `estimate_sigma`, or `estimate_coarse_sigma` for a network that was trained for the noise of cameras.
+
+    Args:
+        image: float [H, W, C] in [0, 1].
+        trained_for: what the network was; σ stays within.
+    """
+    coarse = trained_for is not None and trained_for.kind == "camera"
+    sigma = (estimate_coarse_sigma if coarse else estimate_sigma)(image)
+    return within(round(2 * sigma) / 2, trained_for)
+
+
+def within(sigma: float, trained_for: Degradation | None) -> float:
+    """The nearest σ (0–255 scale) that a network for a range of them was trained for."""
+    lowest, highest = trained_for.levels if trained_for and trained_for.between else (0.0, 255.0)
+    return min(max(sigma, lowest), highest)
 
 
 def plain_net(net: DerivedNet, sigma: float | None, name: str) -> DerivedNet:

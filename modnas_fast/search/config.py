@@ -85,7 +85,7 @@ class SearchConfig:
         require(self, 0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", "it must be between 0 and epochs")
         require(self, self.channels_in in (1, 3), "channels_in", "1 is gray, 3 is RGB")
         require(self, self.patch >= 8 and self.patch % 8 == 0, "patch", "it must be a multiple of 8")
-        require(self, self.degradation != "pairs", "degradation", "choose awgn or jpeg")
+        require(self, self.degradation in ("awgn", "jpeg"), "degradation", "choose awgn or jpeg")
         Degradation(self.degradation, self.levels)
         require(self, self.precision in ("bf16", "fp32"), "precision", "choose bf16 or fp32")
         require(self, self.device in ("auto", "cpu", "cuda"), "device", "choose auto, cpu or cuda")

@@ -19,8 +19,9 @@ class TrainConfig:
         data: folders of clean training images (searched recursively).
         genotype: a published name or a JSON file.
         stages, channels_in: T, and 1 (gray: colour images are converted to luma) or 3 (RGB).
-        degradation: "awgn" (levels are σ on the 0–255 scale), "jpeg" (levels are qualities) or "pairs" (photos in
-            `data` and their noisy partners; levels are []).
+        degradation: "awgn" (levels are σ on the 0–255 scale), "jpeg" (levels are qualities), "pairs" (photos in
+            `data` and their noisy partners; levels are []) or "camera" (what cameras would have added, `images.camera`;
+            conditioned, levels are the lowest and the highest σ that is told, as `estimate_coarse_sigma` has it).
         levels: drawn uniformly for every patch.
         pair_names: of "pairs", what tells clean files from noisy ones; see `images.pairs.list_pairs`.
         conditioned: the network is told σ (`ConditionedNet`); `levels` are the ends of what is drawn.

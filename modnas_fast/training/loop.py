@@ -21,6 +21,7 @@ from modnas_fast.images.pairs import PairedSet
 from modnas_fast.images.patches import PairSampler
 from modnas_fast.networks import ConditionedNet, DerivedNet, gray_to_rgb, load, save_weights, with_stages
 from modnas_fast.networks.initial import scale_weights
+from modnas_fast.networks.levels import estimated_level
 from modnas_fast.ops import fast_convolutions
 from modnas_fast.runs.config import config_to_json
 from modnas_fast.runs.graphed import GraphedStep, build_adam, set_rate
@@ -88,6 +89,8 @@ class _Run:
             images, partners = [clean for _, clean, _ in pairs], [noisy for _, _, noisy in pairs]
         else:
             images = read_clean_images(config.data, config.channels_in, config.degradation)
+        if config.degradation == "camera":
+            say(f"adding the noise of cameras to {len(images)} images")
         self.sampler = PairSampler(
             images, config.patch, config.degradation, config.levels, device, config.seed, config.conditioned, partners
         )
@@ -212,16 +215,25 @@ class _Run:
         average.load_state_dict(self.state.ema)
         levels = config.validation_levels or config.levels[:1] or (0.0,)
         for level in levels:
-            net = average.at(level) if isinstance(average, ConditionedNet) else average
-            net = _channels_last(net, self.processes.device).eval()
-            psnr, ssim = mean_scores(list(self._scores(net, self.validation, level)))
+            denoiser = self._at(average, level)
+            psnr, ssim = mean_scores(list(self._scores(denoiser, self.validation, level)))
             place, tag = (f" at {level:g}", f"_{level:g}") if len(levels) > 1 else ("", "")
             self.say(f"step {self.state.step}: {config.validation}{place} {psnr:.3f} dB, SSIM {ssim:.4f}")
             if log is not None:
                 log.add_scalar(f"validation/psnr{tag}", psnr, self.state.step)
                 log.add_scalar(f"validation/ssim{tag}", ssim, self.state.step)
 
-    def _scores(self, net: DerivedNet, images: EvaluationSet | PairedSet, level: float) -> Iterator[Score]:
+    def _at(self, net: DerivedNet, level: float) -> Callable[[Tensor], Tensor]:
+        """The network at a level; for the noise of cameras, at what is estimated of each image."""
+        if isinstance(net, ConditionedNet) and self.config.degradation == "camera":
+            told, trained_for = _channels_last(net, self.processes.device).eval(), self.net.degradation
+            return lambda y: told(y, estimated_level(y[0].permute(1, 2, 0).cpu().numpy(), trained_for))
+        plain = net.at(level) if isinstance(net, ConditionedNet) else net
+        return _channels_last(plain, self.processes.device).eval()
+
+    def _scores(
+        self, net: Callable[[Tensor], Tensor], images: EvaluationSet | PairedSet, level: float
+    ) -> Iterator[Score]:
         device = self.processes.device
         if isinstance(images, PairedSet):
             return evaluate_pairs(net, images, device)
