@@ -1,6 +1,6 @@
 """Side by side: a part of one image of each test set, clean, degraded, by BM3D, and by the shipped model, enlarged.
 
-python -m benchmarks.crops --data DIR [-o FOLDER]      # DIR holds Set12, BSD68, Urban100, LIVE1 and Classic5
+python -m benchmarks.crops --data DIR [-o FOLDER]      # DIR holds Set12, BSD68, Urban100, LIVE1, Classic5, real/PolyU
 
 Writes a PNG a set, and a table of the whole images' PSNR to put beside them. BM3D needs its package (`pip install
 bm3d`); it is for noise alone.
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import RESULTS
-from modnas_fast import load
-from modnas_fast.images.evaluation import Score, evaluate, read_clean_image
+from modnas_fast import Denoiser, load
+from modnas_fast.images.evaluation import Score, evaluate, evaluate_pairs, read_clean_image
 from modnas_fast.images.files import Frame, ImageFile, write_image
 from modnas_fast.networks import ConditionedNet
 from modnas_fast.networks.baselines.bm3d import BM3D
@@ -27,6 +27,7 @@ from modnas_fast.networks.baselines.bm3d import BM3D
 _SIDE = 88  # pixels of a part
 _TIMES = 3
 _GAP = 6
+_POLYU = ("mean", "real")  # in the names of clean photos, and of noisy ones
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -49,6 +50,7 @@ CROPS = (
     Crop("Urban100", "img_006_SRF_4_HR.png", 480, 500, "modnas-b-t1-gray-s25", 25),
     Crop("LIVE1", "parrots.png", 190, 165, "modnas-b-t1-rgb", 25),
     Crop("Classic5", "barbara.png", 60, 300, "modnas-ar-t1-gray-jpeg20", 20, "jpeg"),
+    Crop("real/PolyU", "Canon5D2_5_160_6400_reciever_8_mean.JPG", 100, 130, "modnas-b-t1-rgb-photo", 0, "pairs"),
 )
 
 
@@ -58,12 +60,18 @@ def results(crop: Crop, data: Path) -> dict[str, tuple[Array, float | None]]:
     clean = read_clean_image(data / crop.data / crop.file, net.channels_in, crop.degradation)
 
     def score(denoiser: Callable[[Tensor], Tensor]) -> Score:
+        if crop.degradation == "pairs":
+            noisy = read_clean_image(data / crop.data / crop.file.replace(*_POLYU), net.channels_in, "pairs")
+            return next(evaluate_pairs(denoiser, [(crop.file, clean, noisy)]))
         return next(evaluate(denoiser, [(crop.file, clean)], crop.degradation, crop.level))
 
     denoisers: dict[str, Callable[[Tensor], Tensor]] = {"degraded": lambda y: y}
     if crop.degradation == "awgn":
         denoisers["BM3D"] = lambda y: BM3D(net.channels_in)(y, crop.level)
-    denoisers[crop.model] = net.at(crop.level) if isinstance(net, ConditionedNet) else net
+    if crop.degradation == "pairs":  # beside the model for white noise; both estimate how much there is
+        denoisers |= {name: Denoiser(name) for name in ("modnas-b-t1-rgb", crop.model)}
+    else:
+        denoisers[crop.model] = net.at(crop.level) if isinstance(net, ConditionedNet) else net
     scores = {name: score(denoiser) for name, denoiser in denoisers.items()}
     return {"clean": (clean, None)} | {name: (found.output, found.psnr) for name, found in scores.items()}
 
@@ -82,15 +90,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="where the test sets are")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS / "crops", metavar="FOLDER")
     arguments = parser.parse_args()
-    print("| image, level | from left to right, PSNR of the whole image |\n|---|---|")
+    print("| image | from left to right, PSNR of the whole image |\n|---|---|")
     with torch.inference_mode():
         for crop in CROPS:
             found = results(crop, arguments.data)
             image = strip([image for image, _ in found.values()], crop.top, crop.left)
-            write_image(arguments.output / f"{crop.data}.png", ImageFile((Frame(image),)), overwrite=True)
+            write_image(arguments.output / f"{Path(crop.data).name}.png", ImageFile((Frame(image),)), overwrite=True)
             names = [name if psnr is None else f"{name} {psnr:.2f} dB" for name, (_, psnr) in found.items()]
-            sign = "σ = " if crop.degradation == "awgn" else "quality "
-            print(f"| {crop.data}, `{crop.file}`, {sign}{crop.level:g} | {', '.join(names)} |")
+            print(f"| {crop.data}, `{crop.file}` | {', '.join(names)} |")
 
 
 if __name__ == "__main__":

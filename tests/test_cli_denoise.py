@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,12 @@ from PIL import Image
 import modnas_fast
 from modnas_fast.cli import main
 from modnas_fast.cli.progress import ProgressLine
+from modnas_fast.images.camera import camera_noise, draw_camera
 from modnas_fast.images.files import Frame, ImageFile, read_image, write_image
+from modnas_fast.images.metrics import psnr
 
 Capture = pytest.CaptureFixture[str]
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -57,6 +61,23 @@ def test_a_folder_keeps_structure_depth_alpha_and_pages(
         for frame, page in zip(written, pages, strict=True):
             np.testing.assert_array_equal(frame.samples, modnas_fast.denoise(page))
     assert "denoised 4 of 4 with modnas-b-t1-gray and modnas-b-t1-rgb on" in capsys.readouterr().err
+
+
+def test_a_photo_gets_the_model_for_the_noise_of_cameras(tmp_path: Path, capsys: Capture) -> None:
+    clean = read_image(ROOT / "examples" / "chelsea.png").frames[0].colour[:96, :128]
+    camera = replace(draw_camera(np.random.default_rng(1)), shot=2e-3, demosaicing="bilinear")
+    noisy = {"taken": camera_noise(clean, np.random.default_rng(0), camera)}
+    noisy["white"] = np.clip(clean + np.random.default_rng(0).normal(0, 20, clean.shape), 0, 255).astype(np.uint8)
+    for name, image in noisy.items():
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    command = ["denoise", str(tmp_path / "*.png"), "-o", str(tmp_path / "out")]
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "denoised 2 of 2 with modnas-b-t1-rgb and modnas-b-t1-rgb-photo on" in said
+    assert "(noise estimated: σ = " in said  # of the white one
+    for name, image in noisy.items():
+        restored = read_image(tmp_path / "out" / f"{name}.png").frames[0].colour
+        assert psnr(restored, clean) > psnr(image, clean) + 2
 
 
 def test_a_gray_model_says_once_that_it_runs_rgb_one_by_one(

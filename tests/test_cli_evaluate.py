@@ -13,6 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 import modnas_fast
 from modnas_fast.cli import main
+from modnas_fast.images.camera import camera_noise
 from modnas_fast.images.evaluation import EvaluationSet, evaluate, mean_scores
 from modnas_fast.networks.baselines import BASELINES
 
@@ -85,6 +86,20 @@ def test_rgb_and_jpeg(folder: Path, capsys: Capture) -> None:
         captured = capsys.readouterr()
         assert json.loads(captured.out)["model"] == model
         assert f"{model} was trained for σ = 0 to 55" in captured.err
+
+
+def test_the_noise_of_cameras(folder: Path, capsys: Capture) -> None:
+    (folder / "a.png").unlink()
+    assert main(["evaluate", "--data", str(folder), "--camera", "--rgb", "--json"]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert (document["model"], document["sigma"], document["camera"]) == ("modnas-b-t1-rgb-photo", None, True)
+    assert "was trained for" not in captured.err
+    assert main(["evaluate", "--data", str(folder), "--camera", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == "modnas-b-t1-gray-photo"
+    (image,) = EvaluationSet(folder, 3, "camera")
+    (score,) = evaluate(lambda y: y, [image], "camera", 0.0)
+    np.testing.assert_array_equal(score.output, camera_noise(image[1], np.random.default_rng(0)))
 
 
 def test_json_without_noise_is_json(tmp_path: Path, capsys: Capture) -> None:

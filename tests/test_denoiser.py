@@ -1,6 +1,7 @@
 """The public `denoise` and `Denoiser`: kinds of images, depths, alpha, σ, devices, ensembles."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from PIL import Image
 import modnas_fast
 from modnas_fast import Denoiser, DerivedNet, ModnasError, load
 from modnas_fast.engine import denoiser as module
+from modnas_fast.images.camera import camera_noise, draw_camera
 from modnas_fast.images.degradations import Degradation, add_test_noise
+from modnas_fast.images.files import Frame, from_float, read_image
 from modnas_fast.images.metrics import psnr
 from modnas_fast.networks import save_weights
 from tests.cases import random_genotype
@@ -200,9 +203,9 @@ def test_x8_is_the_mean_over_the_symmetries_and_equivariant(net: DerivedNet) -> 
 
 def test_sigma_must_be_the_models(noisy: np.ndarray, net: DerivedNet) -> None:
     """Errors name what to use instead: no model for other noise, and not the refused one."""
-    instead = r"not for σ = 50; use modnas-b-t1-gray \(gray\) or modnas-b-t1-rgb \(RGB\), or leave sigma out"
+    instead = r"not for σ = 30; use modnas-b-t1-gray \(gray\) or modnas-b-t1-rgb \(RGB\), or leave sigma out"
     with pytest.raises(ModnasError, match=r"model modnas-b-t1-gray-s25 was trained for σ = 25, " + instead):
-        modnas_fast.denoise(noisy, sigma=50, model="modnas-b-t1-gray-s25")
+        modnas_fast.denoise(noisy, sigma=30, model="modnas-b-t1-gray-s25")
     with pytest.raises(ModnasError, match=r"trained for σ = 0 to 55, not for σ = 60; give a σ from 0 to 55, .*RGB$"):
         modnas_fast.denoise(noisy, sigma=60, model="modnas-b-t1-gray")
     for image in (noisy, np.zeros((9, 9, 3), np.uint8)):  # of which another model is the default
@@ -254,12 +257,34 @@ def test_a_file_that_was_replaced_is_read_again(noisy: np.ndarray, net: DerivedN
 
 def test_the_shipped_model_is_the_one_for_the_noise(noisy: np.ndarray) -> None:
     assert Denoiser().name == Denoiser(sigma=30).name == "modnas-b-t1-gray"
-    assert Denoiser(sigma=25).name == "modnas-b-t1-gray-s25"
+    assert [Denoiser(sigma=sigma).name[-4:] for sigma in (15, 25)] == ["-s15", "-s25"]
     assert Denoiser(sigma=25).for_channels(3).name == Denoiser().for_channels(3).name == "modnas-b-t1-rgb"
     assert Denoiser("modnas-b-t1-gray").for_channels(3).name == "modnas-b-t1-gray"
     of_model = modnas_fast.denoise(noisy, model="modnas-b-t1-gray-s25")
     np.testing.assert_array_equal(modnas_fast.denoise(noisy, sigma=25), of_model)
     assert not np.array_equal(modnas_fast.denoise(noisy, sigma=30), of_model)
+
+
+def test_a_photo_with_a_cameras_noise_has_a_model_of_its_own() -> None:
+    """Image by image, whatever it comes as; not where σ, or a model, was given."""
+    clean = read_image(ROOT / "examples" / "chelsea.png").frames[0].colour[:96, :128]
+    camera = replace(draw_camera(np.random.default_rng(1)), shot=2e-3, demosaicing="bilinear")
+    taken = camera_noise(clean, np.random.default_rng(0), camera)
+    white = from_float(add_test_noise(clean / np.float32(255), 20), np.uint8)
+    denoiser = Denoiser()
+    names = [denoiser.for_frame(Frame(image)).name for image in (taken, white, taken[..., :1], white[..., :1])]
+    assert names == ["modnas-b-t1-rgb-photo", "modnas-b-t1-rgb", "modnas-b-t1-gray-photo", "modnas-b-t1-gray"]
+    restored = [modnas_fast.denoise(colour) for colour in (taken, white)]
+    np.testing.assert_array_equal(restored[0], modnas_fast.denoise(taken, model="modnas-b-t1-rgb-photo"))
+    np.testing.assert_array_equal(restored[1], modnas_fast.denoise(white, model="modnas-b-t1-rgb"))
+    batch = torch.from_numpy(np.stack((taken, white))).permute(0, 3, 1, 2) / 255
+    together = modnas_fast.denoise(batch).permute(0, 2, 3, 1).clamp(0, 1).numpy()
+    for one, other in zip(together, restored, strict=True):
+        np.testing.assert_array_equal(from_float(one, np.uint8), other)
+    assert psnr(restored[0], clean) > psnr(taken, clean) + 2
+    told = modnas_fast.denoise(taken, sigma=20)
+    np.testing.assert_array_equal(told, modnas_fast.denoise(taken, sigma=20, model="modnas-b-t1-rgb"))
+    assert Denoiser(sigma=20).for_frame(Frame(taken)).name == "modnas-b-t1-rgb"
 
 
 @pytest.mark.parametrize(

@@ -44,15 +44,19 @@ def test_readme_quotes_the_cards() -> None:
 
     for name, path in shipped_models().items():
         card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        assert row(f"`{name}`", quality(card["scores"])) in readme
-        if "scores_at_15" in card:
-            low, high = card["scores_at_15"], card["scores_at_50"]
-            cells = [f"{low[data]['psnr']:.2f}, {high[data]['psnr']:.2f}" for data in card["scores"]]
-            assert row(f"`{name}`", cells) in readme
-        if card["channels_in"] == 3:
+        photos, rgb = card["degradation"]["kind"] == "camera", card["channels_in"] == 3
+        told = rgb and not photos
+        assert row("σ = 25" if told else f"`{name}`", quality(card["scores"])) in readme
+        for level in ("15", "50"):
+            if f"scores_at_{level}" in card:
+                assert row(f"σ = {level}" if told else f"`{name}`", quality(card[f"scores_at_{level}"])) in readme
+        if told:
             assert f"channel by channel it is {card['scores']['LIVE1']['gray_psnr']:.2f} dB on LIVE1" in readme
         if card["degradation"]["kind"] == "jpeg":
             assert row("the JPEG itself", quality(card["scores"], "input_")) in readme
+        if photos:
+            kept = f"the photos as they are, {'RGB' if rgb else 'luma'}"
+            assert row(kept, quality(card["scores"], "input_")) in readme
 
 
 def test_models_verb_lists_every_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -194,10 +194,12 @@ def _denoise_files(
         denoiser = idle.get()
         try:
             on_file = portion(partial(update, text=name), index, len(jobs))
-            for frame in frames:
-                note(denoiser.for_frame(frame), frame)
+            chosen = [denoiser.for_frame(frame) for frame in frames]
+            for one, frame in zip(chosen, frames, strict=True):
+                note(one, frame)
             return tuple(
-                denoiser.denoise_frame(frame, portion(on_file, page, len(frames))) for page, frame in enumerate(frames)
+                one.denoise_frame(frame, portion(on_file, page, len(frames)))
+                for page, (one, frame) in enumerate(zip(chosen, frames, strict=True))
             )
         finally:
             idle.put(denoiser)

@@ -19,10 +19,10 @@ from modnas_fast.engine.tiling import OnTile, ignore_progress, portion, run_tile
 from modnas_fast.errors import ModnasError
 from modnas_fast.images.degradations import as_level
 from modnas_fast.images.frames import FAR_ABOVE_WHITE, OTHER_UNIT, Frame, ImageError, from_float, to_float
-from modnas_fast.images.noise import estimate_sigma
+from modnas_fast.images.noise import is_white
 from modnas_fast.networks import ConditionedNet, DerivedNet, load, models_for, plain_net
 from modnas_fast.networks.device import choose_device
-from modnas_fast.networks.levels import check_level, suggestion
+from modnas_fast.networks.levels import check_level, estimated_level, suggestion, within
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,8 +31,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Picture = TypeVar("Picture", Array, Tensor, "Image.Image")
 
 _EVERY_LEVEL = "modnas-b-t1-gray"
-_ONE_LEVEL = {25.0: "modnas-b-t1-gray-s25"}
+_ONE_LEVEL = {level: f"modnas-b-t1-gray-s{level:g}" for level in (15.0, 25.0)}
 _RGB = "modnas-b-t1-rgb"
+_PHOTO, _RGB_PHOTO = "modnas-b-t1-gray-photo", "modnas-b-t1-rgb-photo"
 
 # Without tiling up to this many pixels; the tile beyond it. Set by memory: about 1 KiB a pixel and image in float32.
 _WHOLE_PIXELS = 1 << 20
@@ -53,14 +54,15 @@ class Denoiser:
 
     Args:
         model: a shipped model's name, a weight file, or a network. Left out: `default_model` of σ and of each image's
-            channels; attributes are those of the one for gray, and of `for_channels(3)` those of the one for RGB.
+            channels, and without σ the ones for the noise of cameras where an image's is not white (`is_white`);
+            attributes are those of the one for gray, and of `for_channels(3)` those of the one for RGB.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or a torch device.
         tile: "auto" (tiles of 768 pixels from one megapixel on; the compiled engine: as 2 GiB ask for), a side in
             pixels, or 0 for never.
         x8: average over the 8 flips and rotations: eight times the work, for 0.09 dB on Set12 (σ = 25).
         sigma: the noise's standard deviation on the 0–255 scale, for a model for every σ. Left out, each image's is
-            estimated (`images.noise.estimate_sigma`), in steps of ½; `estimates` lists them. Other models have their
-            own (`check_level` compares).
+            estimated (`networks.levels.estimated_level`); `estimates` lists them. Other models have their own
+            (`check_level` compares).
 
     A model given by name or file runs on the compiled engine where it is built; on CUDA in float16, if that is faster
     there than PyTorch in float16, as is measured once a device and model. A network, which may still change, and
@@ -82,12 +84,13 @@ class Denoiser:
             raise ModnasError(f"tile is {tile!r}; give 'auto', a side in pixels, or 0 for no tiling")
         self.device = choose_device(device)
         sigma = None if sigma is None else as_level(sigma)
-        self._make_rgb: Callable[[], Denoiser] | None = None
+        self._shipped: Callable[[str], Denoiser] | None = None  # by name, where the model was left out
+        self._sigma = sigma
         if model is None:
             if sigma is not None and not models_for("awgn", sigma):
                 raise ModnasError(f"no shipped model is for σ = {sigma:g}; {suggestion(sigma)}")
-            make = functools.partial(Denoiser, default_model(sigma, 3), self.device, tile, x8, sigma)
-            self._make_rgb = functools.cache(make)
+            make = functools.partial(Denoiser, device=self.device, tile=tile, x8=x8, sigma=sigma)
+            self._shipped = functools.cache(make)
             model = default_model(sigma)
         self.name = model.genotype.name if isinstance(model, DerivedNet) else os.fspath(model)
         self._may_change = isinstance(model, DerivedNet)
@@ -107,21 +110,31 @@ class Denoiser:
 
     def for_channels(self, channels: int) -> Denoiser:
         """What denoises images of so many channels: this one, or where the model was left out the one for RGB."""
-        if channels != 3 or self._make_rgb is None:
+        if channels != 3 or self._shipped is None:
             return self
-        rgb = self._make_rgb()
+        rgb = self._shipped(default_model(self._sigma, 3))
         rgb.estimates = self.estimates
         return rgb
 
     def for_frame(self, frame: Frame) -> Denoiser:
-        """As `for_channels`; a gray picture in three channels is gray."""
-        return self.for_channels(1 if frame.is_gray else 3)
+        """What denoises this picture, by its channels and its noise; a gray one in three channels is gray."""
+        if frame.is_gray:
+            return self._chosen(1, lambda: to_float(frame.colour[..., :1]))
+        return self._chosen(3, lambda: to_float(frame.colour))
+
+    def _chosen(self, channels: int, samples: Callable[[], Array]) -> Denoiser:
+        """What denoises an image of so many channels, of which `samples` gives float [H, W, C] in [0, 1]."""
+        if self._shipped is None or self._sigma is not None or is_white(samples()):
+            return self.for_channels(channels)
+        photo = self._shipped(_RGB_PHOTO if channels == 3 else _PHOTO)
+        photo.estimates = self.estimates
+        return photo
 
     @functools.cached_property
     def backend(self) -> str:
         """What runs, and why. Where σ is estimated it is asked of one level: all have the same."""
         assert self._at_level is not None, "others know it since they were prepared"
-        return self._at_level(self._usable(0.0)).backend
+        return self._at_level(within(0.0, self.trained_for)).backend
 
     def _told(self, sigma: float) -> Denoiser:
         """This one at a single level."""
@@ -175,16 +188,10 @@ class Denoiser:
         self._exact, self.net = self.net, peer
         return f"PyTorch ({measured})"
 
-    def _usable(self, sigma: float) -> float:
-        """σ in steps of ½, within what the model was trained for."""
-        lowest, highest = self.trained_for.levels if self.trained_for and self.trained_for.between else (0.0, 255.0)
-        return min(max(round(2 * sigma) / 2, lowest), highest)
-
     def check_level(self, sigma: float | None) -> None:
         """Raise `ModnasError` if the model was trained for other noise than σ (0–255 scale); None asks nothing."""
         check_level(sigma, self.trained_for, self.name)
 
-    @torch.no_grad()  # not inference_mode, whose tensors cannot take part in what is differentiated later
     def __call__(self, y: Tensor, on_tile: OnTile = ignore_progress) -> Tensor:
         """Denoise a batch.
 
@@ -195,18 +202,27 @@ class Denoiser:
         Returns:
             [N, C, H, W] in y's dtype, on y's device, not clipped.
         """
-        if y.ndim == 4 and (chosen := self.for_channels(y.shape[1])) is not self:
-            return chosen(y, on_tile)
+        if self._shipped is None or y.ndim != 4:
+            return self._restored(y, on_tile)
+        restored = torch.empty_like(y)
+        for index, image in enumerate(y):
+            chosen = self._chosen(len(image), functools.partial(_samples, image))
+            restored[index] = chosen._restored(image[None], portion(on_tile, index, len(y)))[0]
+        return restored
+
+    @torch.no_grad()  # not inference_mode, whose tensors cannot take part in what is differentiated later
+    def _restored(self, y: Tensor, on_tile: OnTile) -> Tensor:
+        """A batch by this network."""
         if self._at_level is not None:
             restored = torch.empty_like(y)
             for index, image in enumerate(y):
-                level = self._usable(estimate_sigma(image.float().permute(1, 2, 0).cpu().numpy()))
+                level = estimated_level(_samples(image), self.trained_for)
                 self.estimates.append(level)
                 at_level = self._at_level(level)
-                restored[index] = at_level(image[None], portion(on_tile, index, len(y)))[0]
+                restored[index] = at_level._restored(image[None], portion(on_tile, index, len(y)))[0]
             return restored
         if self.net.channels_in == 1 and y.ndim == 4 and y.shape[1] > 1:
-            return self(y.reshape(-1, 1, *y.shape[2:]), on_tile).reshape(y.shape)
+            return self._restored(y.reshape(-1, 1, *y.shape[2:]), on_tile).reshape(y.shape)
         if not self.x8:
             return self._run(y, on_tile)
         total = torch.zeros_like(y)
@@ -276,8 +292,13 @@ class Denoiser:
         y = torch.from_numpy(samples).permute(2, 0, 1)[None]
         if self.net.channels_in == 3 and y.shape[1] == 1:
             raise ModnasError(f"model {self.name} is for RGB and the image is gray; choose a gray model")
-        restored = self(y, on_tile)[0].permute(1, 2, 0).numpy()
+        restored = self._restored(y, on_tile)[0].permute(1, 2, 0).numpy()
         return Frame(from_float(np.ascontiguousarray(restored), frame.colour.dtype), frame.alpha)
+
+
+def _samples(image: Tensor) -> Array:
+    """[H, W, C] of [C, H, W], in the host's memory."""
+    return cast(Array, image.float().permute(1, 2, 0).cpu().numpy())
 
 
 def denoise(
@@ -296,7 +317,8 @@ def denoise(
         sigma: the noise's standard deviation on the 0–255 scale. Left out: the one that the model was trained for, or
             for a model for every σ an estimate from the image.
         model: a shipped model's name (see `modnas-fast models`), a weight file, or a network; left out, the shipped
-            one for σ and for gray or RGB. Gray models run the channels of RGB images one by one, and warn.
+            one for σ and for gray or RGB, or without σ for a photo with a camera's noise the one for that (see
+            `Denoiser`). Gray models run the channels of RGB images one by one, and warn.
         device, tile, x8: see `Denoiser`.
 
     Returns:
