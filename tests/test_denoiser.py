@@ -257,7 +257,7 @@ def test_a_file_that_was_replaced_is_read_again(noisy: np.ndarray, net: DerivedN
 
 def test_the_shipped_model_is_the_one_for_the_noise(noisy: np.ndarray) -> None:
     assert Denoiser().name == Denoiser(sigma=30).name == "modnas-b-t1-gray"
-    assert [Denoiser(sigma=sigma).name[-4:] for sigma in (15, 25)] == ["-s15", "-s25"]
+    assert [Denoiser(sigma=sigma).name[-4:] for sigma in (15, 25, 50)] == ["-s15", "-s25", "-s50"]
     assert Denoiser(sigma=25).for_channels(3).name == Denoiser().for_channels(3).name == "modnas-b-t1-rgb"
     assert Denoiser("modnas-b-t1-gray").for_channels(3).name == "modnas-b-t1-gray"
     of_model = modnas_fast.denoise(noisy, model="modnas-b-t1-gray-s25")

@@ -31,7 +31,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Picture = TypeVar("Picture", Array, Tensor, "Image.Image")
 
 _EVERY_LEVEL = "modnas-b-t1-gray"
-_ONE_LEVEL = {level: f"modnas-b-t1-gray-s{level:g}" for level in (15.0, 25.0)}
+_ONE_LEVEL = {level: f"modnas-b-t1-gray-s{level:g}" for level in (15.0, 25.0, 50.0)}
 _RGB = "modnas-b-t1-rgb"
 _PHOTO, _RGB_PHOTO = "modnas-b-t1-gray-photo", "modnas-b-t1-rgb-photo"
 
