@@ -112,9 +112,7 @@ class Denoiser:
         """What denoises images of so many channels: this one, or where the model was left out the one for RGB."""
         if channels != 3 or self._shipped is None:
             return self
-        rgb = self._shipped(default_model(self._sigma, 3))
-        rgb.estimates = self.estimates
-        return rgb
+        return self._other(self._shipped, default_model(self._sigma, 3))
 
     def for_frame(self, frame: Frame) -> Denoiser:
         """What denoises this picture, by its channels and its noise; a gray one in three channels is gray."""
@@ -126,9 +124,13 @@ class Denoiser:
         """What denoises an image of so many channels, of which `samples` gives float [H, W, C] in [0, 1]."""
         if self._shipped is None or self._sigma is not None or is_white(samples()):
             return self.for_channels(channels)
-        photo = self._shipped(_RGB_PHOTO if channels == 3 else _PHOTO)
-        photo.estimates = self.estimates
-        return photo
+        return self._other(self._shipped, _RGB_PHOTO if channels == 3 else _PHOTO)
+
+    def _other(self, shipped: Callable[[str], Denoiser], name: str) -> Denoiser:
+        """Another shipped model, whose estimates are listed with this one's."""
+        other = shipped(name)
+        other.estimates = self.estimates
+        return other
 
     @functools.cached_property
     def backend(self) -> str:

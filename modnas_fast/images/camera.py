@@ -10,7 +10,6 @@ in chroma, lies within.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,8 @@ from torch.nn import functional as F
 
 from modnas_fast.errors import ModnasError
 from modnas_fast.images.colour import luma
+from modnas_fast.images.degradations import jpeg_round_trip
+from modnas_fast.images.frames import to_float
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -106,13 +107,15 @@ def camera_noise(clean: Array, random: np.random.Generator, camera: Camera | Non
             f"of at least {_SMALLEST} pixels a side"
         )
     camera = camera or draw_camera(random)
-    photo = torch.from_numpy(clean.astype(np.float32) / 255.0).permute(2, 0, 1)[None].expand(-1, 3, -1, -1)
+    photo = torch.from_numpy(to_float(clean)).permute(2, 0, 1)[None].expand(-1, 3, -1, -1)
     raw = _to_raw(photo, camera)
     deviation = (camera.shot * raw + camera.read).clamp(min=0).sqrt()
     noise = torch.from_numpy(random.standard_normal(tuple(raw.shape), np.float32))
     residual = _develop(raw + deviation * noise, camera) - _develop(raw, camera)
     noisy = (photo + _processed(residual, camera)).clamp(0, 1)[0].permute(1, 2, 0).numpy()
-    taken = _coded(np.rint(255 * noisy).astype(np.uint8), camera)
+    taken = np.rint(255 * noisy).astype(np.uint8)
+    if camera.quality:
+        taken = jpeg_round_trip(taken, camera.quality, 2 if camera.subsampled else 0)
     return luma(taken) if clean.shape[2] == 1 else taken
 
 
@@ -223,12 +226,3 @@ def _blurred(image: Tensor, radius: float) -> Tensor:
     line = np.exp(-0.5 * (np.arange(-reach, reach + 1) / radius) ** 2)[None]
     line = line / line.sum()
     return _filtered(_filtered(image, line), line.T)
-
-
-def _coded(image: Array, camera: Camera) -> Array:
-    if not camera.quality:
-        return image
-    coded = io.BytesIO()
-    Image.fromarray(image).save(coded, "JPEG", quality=camera.quality, subsampling=2 if camera.subsampled else 0)
-    with Image.open(coded) as decoded:
-        return np.array(decoded)

@@ -17,7 +17,7 @@ from modnas_fast.errors import ModnasError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 KINDS = ("awgn", "jpeg", "pairs", "camera")
-_PHOTOS = ("pairs", "camera")  # the noise of photos, which has no level
+_PHOTOS = ("pairs", "camera")  # the noise of photos, each with its own, which no level names
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,12 @@ def jpeg_compress(image: Array, quality: int) -> Array:
     """
     if not 1 <= quality <= 95:
         raise ModnasError(f"JPEG quality is {quality}; it must be between 1 and 95")
+    return jpeg_round_trip(image, quality)
+
+
+def jpeg_round_trip(image: Array, quality: int, subsampling: int = -1) -> Array:
+    """`image` coded and decoded, in Pillow's terms: subsampling 0 is 4:4:4, 2 is 4:2:0, −1 JPEG's default."""
     coded = io.BytesIO()
-    Image.fromarray(image).save(coded, format="JPEG", quality=quality)
+    Image.fromarray(image).save(coded, format="JPEG", quality=quality, subsampling=subsampling)
     with Image.open(coded) as decoded:
         return np.array(decoded)

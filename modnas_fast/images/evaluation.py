@@ -17,6 +17,7 @@ from modnas_fast.images.camera import camera_noise
 from modnas_fast.images.colour import luma, studio_luma
 from modnas_fast.images.degradations import add_test_noise, jpeg_compress
 from modnas_fast.images.files import from_float, list_images, read_image
+from modnas_fast.images.frames import to_float
 from modnas_fast.images.metrics import psnr, ssim
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -105,9 +106,9 @@ def evaluate(
     for index, (name, clean) in enumerate(images):
         if degradation == "jpeg":
             plane = clean[..., 0] if clean.shape[2] == 1 else clean
-            degraded = _as_float(jpeg_compress(plane, int(level)).reshape(clean.shape))
+            degraded = to_float(jpeg_compress(plane, int(level)).reshape(clean.shape))
         elif degradation == "camera":
-            degraded = _as_float(camera_noise(clean, np.random.default_rng(index)))
+            degraded = to_float(camera_noise(clean, np.random.default_rng(index)))
         else:
             degraded = add_test_noise(clean / 255.0, level)
         yield _score(denoiser, name, clean, degraded, device)
@@ -118,11 +119,7 @@ def evaluate_pairs(
 ) -> Iterator[Score]:
     """As `evaluate`, of pairs: (name, clean, noisy), uint8 [H, W, C] both."""
     for name, clean, noisy in pairs:
-        yield _score(denoiser, name, clean, _as_float(noisy), device)
-
-
-def _as_float(image: Array) -> Array:
-    return image.astype(np.float32) / np.float32(255)
+        yield _score(denoiser, name, clean, to_float(noisy), device)
 
 
 def _score(

@@ -57,9 +57,9 @@ def is_white(image: Array) -> bool:
     """Whether an image's noise is white, so that `estimate_sigma` can be relied on.
 
     Means of 2×2 pixels have half the deviation of white noise. What a camera interpolates, smooths and compresses is
-    coarser, and they have more: over twice as much counts as not white. The ratio is 4 to 7 for most photos with
-    their noise (PolyU), and 1 to 1.5 for white noise of σ ≥ 10. Less noise than that hides in texture, and half of the
-    images with σ = 3 do not count as white.
+    coarser, and they have more: over twice as much counts as not white. The ratio is 4.1 to 6.6 for eight tenths of
+    PolyU's photos, and at most 1.6 for nine tenths of images with white noise of σ ≥ 10. Less noise than that hides in
+    texture: with σ = 3 half of Urban100's do not count as white.
 
     Args:
         image: float [H, W] or [H, W, C] in [0, 1].

@@ -12,6 +12,7 @@ from torch import Tensor
 from modnas_fast.errors import ModnasError
 from modnas_fast.images.camera import camera_noise, enlarged
 from modnas_fast.images.degradations import jpeg_compress
+from modnas_fast.images.frames import to_float
 from modnas_fast.images.noise import estimate_coarse_sigma
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -141,7 +142,7 @@ class PairSampler:
             self._degraded = torch.stack([PatchSampler(copy, patch, device).pixels for copy in copies])
         self._estimates: Tensor | None = None  # σ of each photo that a camera took
         if degradation == "camera":
-            estimates = [estimate_coarse_sigma(photo / np.float32(255)) for photo in copies[0]]
+            estimates = [estimate_coarse_sigma(to_float(photo)) for photo in copies[0]]
             self._estimates = torch.tensor(estimates, dtype=torch.float32, device=device).clamp(*levels)
         self._levels = torch.tensor(levels or (0.0,) * len(copies), dtype=torch.float32, device=device)
 
