@@ -76,7 +76,7 @@ def test_values_are_converted(key, value, expected):
         ({"levels": []}, r"levels is \(\); give at least one"),
         ({"levels": [25, -1]}, r"levels is \(25.0, -1.0\); give at least one, none negative"),
         ({"precision": "fp16"}, "precision is 'fp16'; choose bf16 or fp32"),
-        ({"loss": "huber"}, "loss is 'huber'; choose mse, l1, charbonnier"),
+        ({"loss": "huber"}, "loss is 'huber'; choose mse, l1, charbonnier, psnr"),
         ({"device": "tpu"}, "device is 'tpu'; choose auto, cpu or cuda"),
         ({"lr": 0}, "lr_final is 1e-05"),
         ({"lr": float("nan")}, "lr_final is 1e-05; it must be positive and at most lr"),

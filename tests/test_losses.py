@@ -23,6 +23,7 @@ __all__ = ["settings"]  # a fixture
         ("mse", lambda error: error.square().mean()),
         ("l1", lambda error: error.abs().mean()),
         ("charbonnier", lambda error: (error.square() + 1e-6).sqrt().mean()),
+        ("psnr", lambda error: torch.log10(error.square().mean((1, 2, 3)) + 1e-5).mean() / 10),
     ],
 )
 def test_each_loss_is_what_its_name_says(settings, tmp_path, loss, value):

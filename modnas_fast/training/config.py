@@ -29,7 +29,7 @@ class TrainConfig:
         patch_growth: smaller sides that come first, all for equal parts of the budget, in batches of as many pixels:
             [32, 64] before 128 in batches of 2 are 32 patches, then 8 (progressive learning, Zamir et al., CVPR 2022).
         steps, minutes: the budget, exactly one of the two: optimiser steps, or minutes of training time.
-        loss: "mse" (the paper's), "l1" or "charbonnier".
+        loss: "mse" (the paper's), "l1", "charbonnier" or "psnr" (`training.losses`).
         optimizer: "adam" (the paper's) or "muon", for the dense kernels between feature maps (`training.muon`).
         lr, lr_final: cosine schedule from lr to lr_final over the budget.
         clip: largest gradient norm.
