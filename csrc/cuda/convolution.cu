@@ -60,6 +60,7 @@ __global__ void __launch_bounds__(kThreads, kTiles == 4 ? 3 : 4)
   for (int i = static_cast<int>(threadIdx.x); i < blocks.shortcut_slices + blocks.shortcut_slices % 2; i += kThreads) {
     shortcut_table[i] = i < blocks.shortcut_slices ? 16 * i : 0;
   }
+  wait_for_launch_before();
 #pragma unroll 1
   for (int i = 0; i < 3; ++i) {
     const bool shortcut = i == 2;
@@ -132,8 +133,8 @@ cudaError_t launch_convolution(const Convolution& arguments, cudaStream_t stream
   const auto kernel = blocks.tiles == 4   ? kernel_for<Type, 4>(blocks.columns)
                       : blocks.tiles == 2 ? kernel_for<Type, 2>(blocks.columns)
                                           : kernel_for<Type, 1>(blocks.columns);
-  return launch_large(kernel, grid_of(blocks, arguments.images, arguments.num_phases), kThreads, blocks.shared_bytes,
-                      limits.shared_bytes, stream, arguments, blocks);
+  return launch_early(kernel, grid_of(blocks, arguments.images, arguments.num_phases), kThreads, blocks.shared_bytes,
+                      limits, stream, arguments, blocks);
 }
 
 template cudaError_t launch_convolution<MODNAS_FAST_ELEMENT>(const Convolution&, cudaStream_t);

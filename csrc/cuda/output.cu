@@ -17,6 +17,7 @@ __global__ void __launch_bounds__(kOutputThreads)
   const int column = static_cast<int>(blockIdx.x) * kOutputThreads + static_cast<int>(threadIdx.x);
   const int64_t image = blockIdx.z;
   if (column >= output.columns) return;
+  wait_for_launch_before();
   for (int row = static_cast<int>(blockIdx.y); row < output.rows; row += static_cast<int>(gridDim.y)) {
     for (int first = 0; first < output.channels; first += kMostAtOnce) {
       float v[kMostAtOnce] = {};
@@ -46,8 +47,11 @@ __global__ void __launch_bounds__(kOutputThreads)
 
 template <typename Type>
 cudaError_t launch_output(int images, const Source& h, const Output& arguments, cudaStream_t stream) {
+  Limits limits;
+  const cudaError_t error = current_limits(limits);
+  if (error != cudaSuccess) return error;
   const dim3 grid((arguments.columns + kOutputThreads - 1) / kOutputThreads, min(arguments.rows, kMostBlocks), images);
-  return launch(output_kernel<Type>, grid, kOutputThreads, stream, h, arguments);
+  return launch_early(output_kernel<Type>, grid, kOutputThreads, 0, limits, stream, h, arguments);
 }
 
 template cudaError_t launch_output<MODNAS_FAST_ELEMENT>(int, const Source&, const Output&, cudaStream_t);

@@ -38,7 +38,8 @@ class Walk {
 
 __device__ __forceinline__ uint4 read_chunk(const Source& source, int64_t image, int row, int column, int chunk) {
   const int64_t pixel = (image * source.rows + row) * source.columns + column;
-  return __ldg(reinterpret_cast<const uint4*>(source.data) + pixel * (source.channels / kChunk) + chunk);
+  // Not by __ldg: while this launch begins, the one before may still be writing.
+  return reinterpret_cast<const uint4*>(source.data)[pixel * (source.channels / kChunk) + chunk];
 }
 
 __device__ __forceinline__ bool inside(int row, int column, int rows, int columns) {

@@ -23,6 +23,7 @@ __global__ void __launch_bounds__(kThreads, 4)
                        0};
   const int chunks = arguments.source.channels / kChunk, slices = chunks + chunks % 2;
   for (int i = static_cast<int>(threadIdx.x); i < slices; i += kThreads) table[i] = i < chunks ? 16 * i : 0;
+  wait_for_launch_before();
   fill_patch<Type>(arguments.source, blocks.patch, place.image, place.row + blocks.first[0].dy,
                    place.column + blocks.first[0].dx, 0, arguments.relu, shared);
   __syncthreads();
@@ -75,8 +76,8 @@ cudaError_t launch_separable(const Separable& arguments, cudaStream_t stream) {
   if (error == cudaSuccess) error = choose_blocks(arguments, limits, blocks);
   if (error != cudaSuccess) return error;
   const auto kernel = kernel_for<Type>(blocks.columns);
-  return launch_large(kernel, grid_of(blocks, arguments.images, 1), kThreads, blocks.shared_bytes, limits.shared_bytes,
-                      stream, arguments, blocks);
+  return launch_early(kernel, grid_of(blocks, arguments.images, 1), kThreads, blocks.shared_bytes, limits, stream,
+                      arguments, blocks);
 }
 
 template cudaError_t launch_separable<MODNAS_FAST_ELEMENT>(const Separable&, cudaStream_t);

@@ -3,6 +3,7 @@
 #include "cuda/elements.h"
 #include "cuda/launch.h"
 #include "cuda/launchers.h"
+#include "cuda/tensor_core.h"
 
 namespace modnas_fast::cuda {
 
@@ -17,7 +18,7 @@ __device__ __forceinline__ float continued(const Stem& arguments, const float* p
   if (row < 0 || column < 0 || row >= out.rows || column >= out.columns) return 0.0f;
   row = min(row, arguments.rows - 1);
   column = min(column, arguments.columns - 1);
-  return __ldg(plane + row * arguments.strides[2] + column * arguments.strides[3]);
+  return plane[row * arguments.strides[2] + column * arguments.strides[3]];
 }
 
 __device__ __forceinline__ void load_eight(const float* from, float (&values)[kChunk]) {
@@ -42,6 +43,7 @@ __global__ void __launch_bounds__(kStemThreads) stem_kernel(const __grid_constan
   const int chunk = thread % chunks, column = thread / chunks * kPixels;
   const int64_t image = blockIdx.z;
   if (column >= out.columns) return;
+  wait_for_launch_before();
   for (int row = static_cast<int>(blockIdx.y); row < out.rows; row += static_cast<int>(gridDim.y)) {
     float sums[kPixels][kChunk];
     float weights[kChunk];
@@ -86,9 +88,12 @@ __global__ void __launch_bounds__(kStemThreads) stem_kernel(const __grid_constan
 
 template <typename Type>
 cudaError_t launch_stem(const Stem& arguments, cudaStream_t stream) {
+  Limits limits;
+  const cudaError_t error = current_limits(limits);
+  if (error != cudaSuccess) return error;
   const int threads = (arguments.out.columns + kPixels - 1) / kPixels * (arguments.out.channels / kChunk);
   const dim3 grid((threads + kStemThreads - 1) / kStemThreads, min(arguments.out.rows, kMostBlocks), arguments.images);
-  return launch(stem_kernel<Type>, grid, kStemThreads, stream, arguments);
+  return launch_early(stem_kernel<Type>, grid, kStemThreads, 0, limits, stream, arguments);
 }
 
 template cudaError_t launch_stem<MODNAS_FAST_ELEMENT>(const Stem&, cudaStream_t);

@@ -1,5 +1,5 @@
-// What has no name in CUDA C++: shared memory's addresses, and the two instructions that tensor cores are used by. The
-// only file with PTX; tests that run kernels on the CPU have a twin of each function.
+// What has no name in CUDA C++: shared memory's addresses, the two instructions that tensor cores are used by, and those
+// by which launches overlap. The only file with PTX; tests that run kernels on the CPU have a twin of each function.
 #pragma once
 
 #include "cuda/elements.h"
@@ -15,6 +15,15 @@ __device__ __forceinline__ char* shared_memory() {
 
 __device__ __forceinline__ uint32_t shared_address(const void* data) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(data));
+}
+
+// Returns when the launch before has ended and what it wrote can be read; then the launch after may begin. Every thread
+// that does anything calls it once: before, it reads nothing that launches write, and writes nothing that they read.
+__device__ __forceinline__ void wait_for_launch_before() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" : : : "memory");
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
 }
 
 // Four 8×8 matrices of halves: lane i gives the address of row i % 8 of matrix i / 8, and gets of every matrix the

@@ -14,11 +14,11 @@ struct Machine {
   const char* name;
   Limits limits;
 };
-constexpr Machine kMachines[] = {{"sm_75", {68, 64 << 10, 64 << 10}},
-                                 {"sm_80", {108, 163 << 10, 164 << 10}},
-                                 {"sm_86", {82, 99 << 10, 100 << 10}},
-                                 {"sm_89", {128, 99 << 10, 100 << 10}},
-                                 {"sm_90", {132, 227 << 10, 228 << 10}}};
+constexpr Machine kMachines[] = {{"sm_75", {68, 64 << 10, 64 << 10, false}},
+                                 {"sm_80", {108, 163 << 10, 164 << 10, false}},
+                                 {"sm_86", {82, 99 << 10, 100 << 10, false}},
+                                 {"sm_89", {128, 99 << 10, 100 << 10, false}},
+                                 {"sm_90", {132, 227 << 10, 228 << 10, true}}};
 
 bool right(const Machine& machine, cudaError_t error, const Blocks& blocks, const Target& out) {
   const int rows = blocks.tiles_down * blocks.tile_rows, columns = blocks.tiles_across << blocks.tile_shift;

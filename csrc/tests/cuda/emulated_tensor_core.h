@@ -11,6 +11,10 @@ inline uint32_t shared_address(const void* data) {
   return static_cast<uint32_t>(static_cast<const char*>(data) - shared_memory());
 }
 
+inline void wait_for_launch_before() {
+  if (emulation::waits) emulation::wait_for_launch_before();
+}
+
 inline void load_matrices(uint32_t (&matrices)[4], uint32_t address) {
   const emulation::Exchanged<uint32_t> rows(emulation::kAllLanes, address);
   const unsigned lane = emulation::lane();

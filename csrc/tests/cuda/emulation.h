@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <utility>
 
 #define __global__
 #define __device__
@@ -58,8 +59,15 @@ struct Order {
 };
 inline Order order;
 
-// Planted errors: the so-manyth __syncthreads, or __syncwarp, of a thread holds back nobody.
+// What the launch before the next one did, to be done when that one waits for it; empty: there is none, or it has ended.
+inline std::function<void()> launch_before;
+inline void wait_for_launch_before() {
+  if (launch_before) std::exchange(launch_before, nullptr)();
+}
+
+// Planted errors: the so-manyth __syncthreads, or __syncwarp, of a thread holds back nobody; no launch waits.
 inline int skipped_barrier = -1, skipped_warp_barrier = -1;
+inline bool waits = true;
 
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& thread);
 

@@ -80,6 +80,7 @@ int main(int count, char** words) {
     if (element != Element::kFloat16 || fewer) continue;
     passed &= every_shape_was_used();
     passed &= missing_barriers_are_seen();
+    passed &= missing_waits_are_seen();
     passed &= blocks_fit_every_device();
   }
   return passed ? 0 : 1;

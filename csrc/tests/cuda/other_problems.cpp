@@ -51,7 +51,9 @@ bool run(const Kernels& kernels, SeparableProblem problem) {
   const Separable arguments = {problem.images,           source.source(),       problem.relu,   problem.kernel,
                                problem.dilation,         depthwise_weights.data(), depthwise_bias.data(),
                                weights.data(),           bias.data(),           target,         end.output()};
+  const LaunchBefore before({source.bytes(), end.y_bytes()}, {{out.data(), out.bytes()}, end.x_bytes()});
   if (!launched(kernels.separable(arguments, nullptr), "a separable convolution")) return false;
+  if (!before.was_waited_for()) return false;
 
   Judge judge, image_judge;
   for (int64_t pixel = 0; pixel < int64_t{problem.images} * problem.rows * problem.columns; ++pixel) {
@@ -102,7 +104,9 @@ bool run_stem(const Kernels& kernels, int image_channels, int side) {
   const Stem arguments = {images,         x.data(), {strides[0], strides[1], strides[2], strides[3]},
                           image_channels, rows,     columns,
                           weights.data(), bias.data(), {out.data(), rows_out, columns_out, channels_out, relu}};
+  const LaunchBefore before({{x.data(), x.size() * sizeof(float)}}, {{out.data(), out.bytes()}});
   if (!launched(kernels.stem(arguments, nullptr), "a stem")) return false;
+  if (!before.was_waited_for()) return false;
   Judge judge;
   for (int image = 0; image < images; ++image) {
     for (int row = 0; row < rows_out; ++row) {
@@ -135,7 +139,9 @@ bool run_output(const Kernels& kernels, int image_channels, int side) {
   for (const bool poisoned : {false, true}) {
     StageEnd end(images, image_channels, side, side, channels);
     if (poisoned) end.poison_y();
+    const LaunchBefore before({h.bytes(), end.y_bytes()}, {end.x_bytes()});
     if (!launched(kernels.output(images, h.source(), end.output(), nullptr), "a stage's end")) return false;
+    if (!before.was_waited_for()) return false;
     if (end.found_not_finite() != poisoned) {
       std::puts("FAILED: a stage's end is wrong about whether all is finite");
       return false;

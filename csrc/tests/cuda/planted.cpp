@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "problems.h"
@@ -50,6 +51,27 @@ bool every_barrier_counts(const char* kernel, int& skipped, std::vector<int> bar
 }
 
 }  // namespace
+
+bool missing_waits_are_seen() {
+  const Kernels& kernels = *select_kernels(Element::kFloat16, 90);
+  const std::pair<const char*, std::function<bool()>> runs[] = {
+      {"convolution", [&] { return run(kernels, ConvolutionProblem()); }},
+      {"separable", [&] { return run(kernels, SeparableProblem()); }},
+      {"stem", [&] { return run_stem(kernels, 1, 11); }},
+      {"output", [&] { return run_output(kernels, 1, 11); }},
+  };
+  bool passed = true;
+  for (const auto& [kernel, run] : runs) {
+    for (const bool waits : {true, false}) {
+      emulation::waits = waits;
+      if (right(run) == waits) continue;
+      std::printf("FAILED: %s is %s\n", kernel, waits ? "wrong though it waits" : "right though it does not wait");
+      passed = false;
+    }
+  }
+  emulation::waits = true;
+  return passed;
+}
 
 bool missing_barriers_are_seen() {
   const Kernels& kernels = *select_kernels(Element::kFloat16, 75);

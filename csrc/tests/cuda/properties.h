@@ -3,7 +3,10 @@
 
 namespace modnas_fast::cuda {
 
-bool missing_barriers_are_seen();  // planted errors: planted.cpp
-bool blocks_fit_every_device();    // blocks_test.cpp
+// Planted errors: planted.cpp.
+bool missing_barriers_are_seen();
+bool missing_waits_are_seen();
+
+bool blocks_fit_every_device();  // blocks_test.cpp
 
 }  // namespace modnas_fast::cuda

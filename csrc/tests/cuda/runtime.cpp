@@ -119,7 +119,10 @@ cudaError_t submit(cudaStream_t stream, const Launch& launch) {
       grid.z > kMostBlocks || block.x * block.y * block.z > kMostThreads) {
     return cudaErrorInvalidConfiguration;
   }
-  const Work work = [launch] { run(launch.grid, launch.block, launch.shared_bytes, launch.thread); };
+  const Work work = [launch] {
+    if (!launch.early) wait_for_launch_before();
+    run(launch.grid, launch.block, launch.shared_bytes, launch.thread);
+  };
   CUstream_st& to = stream_at(stream);
   if (!to.capture) {
     ++machine.counts["launches"];
@@ -231,6 +234,7 @@ cudaError_t cudaSetDevice(int device) {
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
+    case cudaDevAttrComputeCapabilityMajor: *value = machine.capability / 10; return cudaSuccess;
     case cudaDevAttrMultiProcessorCount: *value = emulation::device.processors; return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = emulation::device.shared_bytes; return cudaSuccess;

@@ -23,6 +23,7 @@ enum cudaError_t {
 };
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
@@ -45,7 +46,13 @@ using cudaGraphNode_t = CUgraphNode_st*;
 using cudaGraphExec_t = CUgraphExec_st*;
 #define cudaStreamPerThread (reinterpret_cast<cudaStream_t>(2))
 
-struct cudaLaunchAttribute {};
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes;
@@ -71,6 +78,7 @@ struct Launch {
   dim3 grid, block;
   const void* kernel;
   size_t shared_bytes;
+  bool early;  // it waits for the launch before by itself
   std::function<void()> thread;
 };
 cudaError_t submit(cudaStream_t stream, const Launch& launch);
@@ -127,7 +135,8 @@ template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   std::tuple<std::decay_t<Parameters>...> copies(std::forward<Arguments>(arguments)...);
+  const bool early = config->numAttrs > 0 && config->attrs[0].val.programmaticStreamSerializationAllowed != 0;
   return emulation::submit(config->stream,
                            {config->gridDim, config->blockDim, reinterpret_cast<const void*>(kernel),
-                            config->dynamicSmemBytes, [kernel, copies] { std::apply(kernel, copies); }});
+                            config->dynamicSmemBytes, early, [kernel, copies] { std::apply(kernel, copies); }});
 }

@@ -14,6 +14,8 @@ class StageEnd {
   // From h's rows of channels with their errors, each [images, at least rows, at least columns, channels].
   void judge(const Map& h, const Map& errors, Judge& judge) const;
   bool found_not_finite() const { return flag_ != 0; }
+  LaunchBefore::Bytes y_bytes() const { return {y_.data(), y_.bytes()}; }
+  LaunchBefore::Bytes x_bytes() const { return {x_.data(), x_.bytes()}; }
 
  private:
   int64_t place(const int64_t (&strides)[4], int image, int channel, int row, int column) const {

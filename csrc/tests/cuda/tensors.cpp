@@ -10,10 +10,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 namespace modnas_fast::cuda {
 
-DeviceMemory::DeviceMemory(size_t bytes) {
+DeviceMemory::DeviceMemory(size_t bytes) : bytes_(bytes) {
   const size_t page = sysconf(_SC_PAGESIZE), usable = (bytes + page - 1) / page * page;
   mapped_ = usable + 2 * page;
   mapping_ = static_cast<char*>(mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
@@ -22,6 +23,30 @@ DeviceMemory::DeviceMemory(size_t bytes) {
   std::memset(data_, 0xFF, bytes);
 }
 DeviceMemory::~DeviceMemory() { munmap(mapping_, mapped_); }
+
+LaunchBefore::LaunchBefore(std::vector<Bytes> made, std::vector<Bytes> results)
+    : made_(std::move(made)), results_(std::move(results)) {
+  for (const Bytes& bytes : made_) {
+    char* const begin = static_cast<char*>(bytes.data);
+    kept_.emplace_back(begin, begin + bytes.count);
+    std::memset(begin, 0xFF, bytes.count);
+  }
+  emulation::launch_before = [this] {
+    for (size_t i = 0; i < made_.size(); ++i) std::copy(kept_[i].begin(), kept_[i].end(), static_cast<char*>(made_[i].data));
+    for (const Bytes& bytes : results_) {
+      const char* const begin = static_cast<const char*>(bytes.data);
+      untouched_ &= std::all_of(begin, begin + bytes.count, [](char byte) { return byte == '\xFF'; });
+    }
+  };
+}
+
+LaunchBefore::~LaunchBefore() { emulation::launch_before = nullptr; }
+
+bool LaunchBefore::was_waited_for() const {
+  if (emulation::launch_before) std::puts("FAILED: a launch ended without waiting for the one before");
+  if (!untouched_) std::puts("FAILED: a launch wrote before the one before had ended");
+  return !emulation::launch_before && untouched_;
+}
 
 double load(Element element, const void* data, int64_t index) {
   if (element == Element::kFloat32) return static_cast<const float*>(data)[index];

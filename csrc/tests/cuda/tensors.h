@@ -22,10 +22,32 @@ class DeviceMemory {
   DeviceMemory(const DeviceMemory&) = delete;
   DeviceMemory& operator=(const DeviceMemory&) = delete;
   char* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
 
  private:
   char *mapping_, *data_;
-  size_t mapped_;
+  size_t mapped_, bytes_;
+};
+
+// A launch before the one that is tested, which writes `made`: NaN until that one waits for it. What the tested one
+// writes, `results`, has to hold nothing but NaN till then.
+class LaunchBefore {
+ public:
+  struct Bytes {
+    void* data;
+    size_t count;
+  };
+  LaunchBefore(std::vector<Bytes> made, std::vector<Bytes> results);
+  ~LaunchBefore();
+  LaunchBefore(const LaunchBefore&) = delete;
+  LaunchBefore& operator=(const LaunchBefore&) = delete;
+  // Prints it if the tested launch ended without waiting, or wrote too early.
+  bool was_waited_for() const;
+
+ private:
+  std::vector<Bytes> made_, results_;
+  std::vector<std::vector<char>> kept_;
+  bool untouched_ = true;
 };
 
 double load(Element element, const void* data, int64_t index);
@@ -62,6 +84,7 @@ struct SourceTensor {
   DeviceMemory memory;
   SourceTensor(Element element, Map values, Interpolation interpolation);
   Source source() const { return {memory.data(), map.rows, map.columns, map.channels, interpolation}; }
+  LaunchBefore::Bytes bytes() const { return {memory.data(), memory.bytes()}; }
   // As a convolution sees it: interpolated, rectified, zero beyond its borders.
   double get(int image, int row, int column, int channel, bool relu) const;
   // What a kernel's own interpolation may be off.
