@@ -26,19 +26,24 @@ struct Patch {
 struct Blocks {
   int tiles;    // of 16 pixels, a warp
   int columns;  // eights of output channels, a warp
-  int split;    // warps that share the sum over K of the same pixels
+  int split_shift;  // 2^split_shift warps share the sum over K of the same pixels
   int tile_rows, tile_shift;  // output pixels of a block: tile_rows × 2^tile_shift
   int tiles_down, tiles_across, column_groups;
   Patch patch, shortcut;  // the shortcut's has no halo
   Tap first[4];  // of each phase: the patch's first pixel from the first output pixel's
   int slices;    // eights of K: [taps, Σ sources' channels / 8]
+  int inverse, inverses[3];  // of the number of chunks: of all sources, and of either and the shortcut; see divided()
   int shortcut_slices, shortcut_begin;
   int middle_pixel_bytes, middle_begin;  // separable: the depthwise convolution's result
   int table_begin;  // in shared memory: where in the patch each slice of K is
   int shared_bytes;
 
-  int pixels() const { return kTilePixels * tiles * kWarps / split; }
+  int pixels() const { return kTilePixels * tiles * kWarps >> split_shift; }
 };
+
+// piece / chunks without a division: exact, since pieces and chunks are hundreds and dozens.
+__host__ __device__ constexpr int inverse_of(int chunks) { return ((1 << 20) + chunks - 1) / chunks; }
+__host__ __device__ constexpr int divided(int piece, int inverse) { return piece * inverse >> 20; }
 
 __host__ __device__ constexpr int odd_chunks(int chunks) { return 16 * (chunks | 1); }
 

@@ -5,6 +5,36 @@
 
 namespace modnas_fast::cuda {
 
+// A thread's walk over [rows, columns, chunks] in steps of a block's threads, without a division a step.
+class Walk {
+ public:
+  __device__ __forceinline__ Walk(int columns, int chunks)
+      : columns_(columns), chunks_(chunks), step_chunk_(kThreads % chunks), step_column_(kThreads / chunks % columns),
+        step_row_(kThreads / chunks / columns) {
+    const int thread = static_cast<int>(threadIdx.x);
+    chunk = thread % chunks;
+    column = thread / chunks % columns;
+    row = thread / chunks / columns;
+  }
+  __device__ __forceinline__ void next() {
+    chunk += step_chunk_;
+    column += step_column_;
+    row += step_row_;
+    if (chunk >= chunks_) {
+      chunk -= chunks_;
+      ++column;
+    }
+    if (column >= columns_) {
+      column -= columns_;
+      ++row;
+    }
+  }
+  int row, column, chunk;
+
+ private:
+  int columns_, chunks_, step_chunk_, step_column_, step_row_;
+};
+
 constexpr int kRun = 4;  // neighbouring pixels a thread: they share what they load
 
 // Each thread computes kRun pixels of 8 channels at a time. `weights` [kernel², channels], `bias` [channels]. Not

@@ -23,6 +23,11 @@ struct Float16 {
     return same_bits<uint32_t>(__floats2half2_rn(low, high));
   }
   __device__ static float2 floats(uint32_t pair) { return __half22float2(same_bits<__half2>(pair)); }
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  __device__ static uint32_t larger(uint32_t a, uint32_t b) {
+    return same_bits<uint32_t>(__hmax2_nan(same_bits<__half2>(a), same_bits<__half2>(b)));
+  }
+#endif
 };
 
 struct Bfloat16 {
@@ -30,19 +35,31 @@ struct Bfloat16 {
     return same_bits<uint32_t>(__floats2bfloat162_rn(low, high));
   }
   __device__ static float2 floats(uint32_t pair) { return __bfloat1622float2(same_bits<__nv_bfloat162>(pair)); }
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  __device__ static uint32_t larger(uint32_t a, uint32_t b) {
+    return same_bits<uint32_t>(__hmax2_nan(same_bits<__nv_bfloat162>(a), same_bits<__nv_bfloat162>(b)));
+  }
+#endif
 };
 
 // max(0, ·) of both. A NaN stays one: those that arithmetic makes have no sign.
+template <typename Type>
 __device__ __forceinline__ uint32_t relu_pair(uint32_t pair) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  return Type::larger(pair, 0);
+#else
   const uint32_t negative = (pair >> 15 & 0x00010001u) * 0xFFFFu;
   return pair & ~negative;
+#endif
 }
 __device__ __forceinline__ float relu(float value) { return value < 0 ? 0.0f : value; }
 
 constexpr int kChunk = 8;  // channels in 16 bytes, which are loaded and stored as one
 
+template <typename Type>
 __device__ __forceinline__ uint4 relu_chunk(uint4 chunk) {
-  return make_uint4(relu_pair(chunk.x), relu_pair(chunk.y), relu_pair(chunk.z), relu_pair(chunk.w));
+  return make_uint4(relu_pair<Type>(chunk.x), relu_pair<Type>(chunk.y), relu_pair<Type>(chunk.z),
+                    relu_pair<Type>(chunk.w));
 }
 
 template <typename Type>

@@ -92,25 +92,25 @@ __device__ __forceinline__ void store(const Sums<kTiles, kColumns>& sums, const 
     for (int j = 0; j < kColumns; ++j) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float low = sums.values[i][j][2 * half], high = sums.values[i][j][2 * half + 1];
-        if (out.relu) {
-          low = relu(low);
-          high = relu(high);
-        }
+        const uint32_t pair = Type::pair(sums.values[i][j][2 * half], sums.values[i][j][2 * half + 1]);
         const int pixel = kTilePixels * i + 8 * half + lane / 4;
-        *reinterpret_cast<uint32_t*>(staging + pixel * kPixelBytes + 16 * j + 4 * (lane % 4)) = Type::pair(low, high);
+        uint32_t* const to = reinterpret_cast<uint32_t*>(staging + pixel * kPixelBytes + 16 * j + 4 * (lane % 4));
+        *to = out.relu ? relu_pair<Type>(pair) : pair;
       }
     }
   }
   __syncwarp();
+  const int chunks = out.channels / kChunk, first_chunk = first_channel / kChunk, row_chunks = out.columns * chunks;
+  const int rows = out.rows - place.row_of(0), columns = out.columns - place.column_of(0);  // from the block's first
+  const int64_t first = (place.image * out.rows + place.row_of(0)) * out.columns + place.column_of(0);
+  uint4* const to = reinterpret_cast<uint4*>(out.data) + first * chunks + first_chunk;
 #pragma unroll 2
   for (int i = lane; i < kChunks; i += 32) {
-    const int pixel = i / kColumns, chunk = i % kColumns;
-    const int row = place.row_of(first_pixel + pixel), column = place.column_of(first_pixel + pixel);
-    const int channel = first_channel + kChunk * chunk;
-    if (row >= out.rows || column >= out.columns || channel >= out.channels) continue;
-    const int64_t offset = ((place.image * out.rows + row) * out.columns + column) * (out.channels / kChunk);
-    reinterpret_cast<uint4*>(out.data)[offset + channel / kChunk] =
+    const int pixel = i / kColumns, chunk = i - pixel * kColumns;
+    const int row = place.scale * ((first_pixel + pixel) >> place.shift);
+    const int column = place.scale * ((first_pixel + pixel) & ((1 << place.shift) - 1));
+    if (row >= rows || column >= columns || chunk >= chunks - first_chunk) continue;
+    to[static_cast<int64_t>(row) * row_chunks + column * chunks + chunk] =
         *reinterpret_cast<const uint4*>(staging + pixel * kPixelBytes + 16 * chunk);
   }
 }

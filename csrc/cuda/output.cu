@@ -1,7 +1,6 @@
 // The stage's end for a feature map that is in memory: too wide for the launch that made it to end the stage.
 #include "cuda/epilogue.h"
 #include "cuda/launchers.h"
-#include "cuda/patch.h"
 
 namespace modnas_fast::cuda {
 
@@ -9,6 +8,12 @@ namespace {
 
 constexpr int kOutputThreads = 128;
 constexpr int kMostAtOnce = 4;  // of the image's channels, in one pass over the feature map
+
+// Not by __ldg: while this launch begins, the one before may still be writing.
+__device__ __forceinline__ uint4 read_chunk(const Source& source, int64_t image, int row, int column, int chunk) {
+  const int64_t pixel = (image * source.rows + row) * source.columns + column;
+  return reinterpret_cast<const uint4*>(source.data)[pixel * (source.channels / kChunk) + chunk];
+}
 
 // A thread has a pixel.
 template <typename Type>

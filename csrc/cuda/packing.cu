@@ -31,14 +31,14 @@ char* pack_part(const float* matrix, int rows, int channels, char* packed) {
 
 int64_t fragment_bytes(int rows, int shortcut_rows, int channels) {
   return int64_t{steps_of_rows(rows) + steps_of_rows(shortcut_rows)} * (channels / 8) * kFragmentBytes +
-         kFragmentSlack;
+         fragment_slack(channels);
 }
 
 template <typename Type>
 void pack_fragments(const float* matrix, int rows, int shortcut_rows, int channels, char* packed) {
   packed = pack_part<Type>(matrix, rows, channels, packed);
   packed = pack_part<Type>(matrix + int64_t{rows} * channels, shortcut_rows, channels, packed);
-  std::memset(packed, 0, kFragmentSlack);
+  std::memset(packed, 0, fragment_slack(channels));
 }
 
 template void pack_fragments<Float16>(const float*, int, int, int, char*);

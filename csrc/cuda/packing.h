@@ -9,9 +9,13 @@ namespace modnas_fast::cuda {
 constexpr int kStep = 16;            // rows of a step
 constexpr int kFragmentBytes = 256;  // of a step's 8 columns
 constexpr int kMostColumns = 6;      // eights of channels that a warp computes at most
-// Blocks that have fewer columns than the others read on, and never use it.
-constexpr int64_t kFragmentSlack = (kMostColumns - 1) * kFragmentBytes;
+constexpr int kMostAhead = 3;        // steps that a warp loads before it uses them, at most
 
 constexpr int steps_of_rows(int rows) { return (rows + kStep - 1) / kStep; }
+
+// Blocks that have fewer columns than the others read on, and so do loads ahead of the last steps; nobody uses it.
+constexpr int64_t fragment_slack(int channels) {
+  return int64_t{kMostAhead * (channels / 8) + kMostColumns - 1} * kFragmentBytes;
+}
 
 }  // namespace modnas_fast::cuda

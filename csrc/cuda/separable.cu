@@ -12,7 +12,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     separable_kernel(const __grid_constant__ Separable arguments, const __grid_constant__ Blocks blocks) {
   char* const shared = shared_memory();
   int* const table = reinterpret_cast<int*>(shared + blocks.table_begin);
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   const int first_channel = static_cast<int>(blockIdx.z) % blocks.column_groups * kColumns * 8;
   const Place place = {static_cast<int>(blockIdx.z) / blocks.column_groups,
                        static_cast<int>(blockIdx.y) * blocks.tile_rows,
@@ -22,10 +22,12 @@ __global__ void __launch_bounds__(kThreads, 4)
                        0,
                        0};
   const int chunks = arguments.source.channels / kChunk, slices = chunks + chunks % 2;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < slices; i += kThreads) table[i] = i < chunks ? 16 * i : 0;
   wait_for_launch_before();
   fill_patch<Type>(arguments.source, blocks.patch, place.image, place.row + blocks.first[0].dy,
-                   place.column + blocks.first[0].dx, 0, arguments.relu, shared);
+                   place.column + blocks.first[0].dx, blocks.inverses[0], 0, arguments.relu, shared);
+  wait_for_copies();
   __syncthreads();
   const uint4* weights = reinterpret_cast<const uint4*>(arguments.depthwise_weights);
   const float* bias = arguments.depthwise_bias;
@@ -36,17 +38,18 @@ __global__ void __launch_bounds__(kThreads, 4)
     arguments.dilation == 1 ? convolve_depthwise<Type, 5, 1>(blocks, weights, bias, chunks, shared)
                             : convolve_depthwise<Type, 5, 2>(blocks, weights, bias, chunks, shared);
   }
-  __syncthreads();
 
   // A short sum is not shared: where blocks are small, some warps only help before it.
-  const bool sums_up = warp < kWarps / blocks.split;
-  const int pixel = (sums_up ? warp : 0) * kTilePixels + lane % 16;
-  const uint32_t pixels[1] = {shared_address(shared + blocks.middle_begin + pixel * blocks.middle_pixel_bytes)};
+  const bool sums_up = warp < kWarps >> blocks.split_shift;
+  const uint2* packed = reinterpret_cast<const uint2*>(arguments.weights) + first_channel / 8 * 32 + lane;
+  Factor<1, kColumns> factor(packed, arguments.out.channels / 8 * 32, 0, sums_up ? slices / 2 : 0);
   Sums<1, kColumns> sums;
   begin_with_bias(sums, arguments.bias + first_channel, arguments.out.channels - first_channel);
-  const uint2* packed = reinterpret_cast<const uint2*>(arguments.weights) + first_channel / 8 * 32 + lane;
-  multiply<Type>(sums, pixels, table + lane / 16, packed, arguments.out.channels / 8 * 32, 0,
-                 sums_up ? slices / 2 : 0);
+  __syncthreads();
+
+  const int pixel = (sums_up ? warp : 0) * kTilePixels + lane % 16;
+  const uint32_t pixels[1] = {shared_address(shared + blocks.middle_begin + pixel * blocks.middle_pixel_bytes)};
+  multiply<Type>(sums, pixels, table + lane / 16, factor);
   __syncthreads();
   if (sums_up) finish<Type>(sums, arguments.out, arguments.output, place, warp, first_channel, shared);
 }

@@ -1,5 +1,5 @@
 // What has no name in CUDA C++: shared memory's addresses, the two instructions that tensor cores are used by, and those
-// by which launches overlap. The only file with PTX; tests that run kernels on the CPU have a twin of each function.
+// by which copies and launches overlap with what else there is to do. The only file with PTX; tests that run kernels on the CPU have a twin of each function.
 #pragma once
 
 #include "cuda/elements.h"
@@ -23,6 +23,30 @@ __device__ __forceinline__ void wait_for_launch_before() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" : : : "memory");
   asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// 16 bytes to shared memory, zeros where they are not `there`; under way until wait_for_copies(). What it reads is no
+// kernel's constant: while this launch begins, the one before may still be writing.
+__device__ __forceinline__ void copy_chunk(uint32_t to, const void* from, bool there) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" : : "r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
+#else
+  uint32_t v[4] = {};
+  if (there) {
+    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+                 : "l"(from));
+  }
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};"
+               : : "r"(to), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
+#endif
+}
+
+// This thread's copies are there, for itself to see; for others behind a barrier.
+__device__ __forceinline__ void wait_for_copies() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" : : : "memory");
 #endif
 }
 

@@ -15,6 +15,14 @@ inline void wait_for_launch_before() {
   if (emulation::waits) emulation::wait_for_launch_before();
 }
 
+inline void copy_chunk(uint32_t to, const void* from, bool there) {
+  if (to % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0) std::abort();  // the device would fault
+  emulation::copy_later({shared_memory() + to, from, there});
+}
+inline void wait_for_copies() {
+  if (emulation::waits_for_copies) emulation::finish_copies();
+}
+
 inline void load_matrices(uint32_t (&matrices)[4], uint32_t address) {
   const emulation::Exchanged<uint32_t> rows(emulation::kAllLanes, address);
   const unsigned lane = emulation::lane();

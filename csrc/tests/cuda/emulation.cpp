@@ -23,6 +23,7 @@ struct Thread {
   int exchanges;      // so far: two sets of slots take turns
   int barriers;       // of the block, so far
   int warp_barriers;
+  std::vector<Copy> copies;
 };
 
 std::vector<Thread> threads;
@@ -131,7 +132,7 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
     blockIdx = {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
     std::memset(shared_begin, 0xFF, shared_bytes);  // NaN in every element type
     for (unsigned t = 0; t < count; ++t) {
-      threads[t] = {{t % block.x, t / block.x % block.y, t / block.x / block.y}, State::kReady, 0, 0, 0, 0};
+      threads[t] = {{t % block.x, t / block.x % block.y, t / block.x / block.y}, State::kReady, 0, 0, 0, 0, {}};
       prepare_fiber(static_cast<int>(t), &body);
     }
     run_block();
@@ -140,6 +141,16 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
 
 void* shared_memory() { return shared_begin; }
 size_t shared_bytes() { return shared_size; }
+
+void copy_later(const Copy& copy) { threads[current].copies.push_back(copy); }
+
+void finish_copies() {
+  for (const Copy& copy : threads[current].copies) {
+    if (copy.there) std::memcpy(copy.to, copy.from, 16);
+    if (!copy.there) std::memset(copy.to, 0, 16);
+  }
+  threads[current].copies.clear();
+}
 
 void block_barrier() {
   if (threads[current].barriers++ != skipped_barrier) wait(State::kAtBlockBarrier);

@@ -65,9 +65,19 @@ inline void wait_for_launch_before() {
   if (launch_before) std::exchange(launch_before, nullptr)();
 }
 
-// Planted errors: the so-manyth __syncthreads, or __syncwarp, of a thread holds back nobody; no launch waits.
+// Copies of 16 bytes, or so many zeros, that a thread has under way: done when it waits for them, or never.
+struct Copy {
+  char* to;
+  const void* from;
+  bool there;
+};
+void copy_later(const Copy& copy);
+void finish_copies();
+
+// Planted errors: the so-manyth __syncthreads, or __syncwarp, of a thread holds back nobody; no launch waits; no
+// copies are waited for.
 inline int skipped_barrier = -1, skipped_warp_barrier = -1;
-inline bool waits = true;
+inline bool waits = true, waits_for_copies = true;
 
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& thread);
 

@@ -1,5 +1,6 @@
 #include "problems.h"
 
+#include <array>
 #include <cstdio>
 #include <set>
 #include <tuple>
@@ -46,7 +47,7 @@ Shape shape_of(const Convolution& arguments) {
   Limits limits;
   Blocks blocks = {};
   if (current_limits(limits) == cudaSuccess) choose_blocks(arguments, limits, blocks);
-  return {blocks.tiles, blocks.split, blocks.columns};
+  return {blocks.tiles, 1 << blocks.split_shift, blocks.columns};
 }
 
 // A small problem for every shape that blocks can have: found by trying sizes and devices.
@@ -56,8 +57,10 @@ std::vector<ConvolutionProblem> problems_of_every_shape() {
   const int before = emulation::device.processors;
   for (int width = 8; width <= 8 * kMostColumns; width += 8) {
     for (const auto& [rows, columns] : {std::pair{2, 8}, {4, 8}, {8, 8}, {8, 24}, {8, 48}, {16, 16}, {16, 48}}) {
-      for (int processors : {1, 2, 3, 4, 6, 8, 12, 2000}) {
+      for (int choice = 0; choice < 16; ++choice) {
+        const int processors = std::array{1, 2, 3, 4, 6, 8, 12, 2000}[choice / 2];
         ConvolutionProblem problem;
+        if (choice % 2 != 0) problem.channels[0] = 72;  // longer sums are shared by more warps
         problem.rows = rows;
         problem.columns = columns;
         problem.out_channels = width;
