@@ -31,18 +31,16 @@ def estimate_sigma(image: Array) -> float:
     Returns:
         σ ≥ 0; 0 for an image below 2×2 pixels.
     """
-    planes = np.atleast_3d(np.asarray(image, np.float64))
-    height, width = (size // 2 * 2 for size in planes.shape[:2])
-    if not (height and width):
+    planes = np.atleast_3d(image)
+    rows, columns = (min(_BLOCK, size // 2) for size in planes.shape[:2])
+    if not (rows and columns):
         return 0.0
-    quads = planes[:height, :width].reshape(height // 2, 2, width // 2, 2, -1)
-    diagonal = (quads[:, 0, :, 0] - quads[:, 0, :, 1] - quads[:, 1, :, 0] + quads[:, 1, :, 1]) / 2
-    clipped = ((quads <= 0) | (quads >= 1)).mean(axis=(1, 3))
-    power, lost = _block_means(diagonal**2), _block_means(clipped)
-    whole = lost <= _CLIPPED
+    strips = planes[: planes.shape[0] // (2 * rows) * 2 * rows].reshape(-1, 2 * rows, *planes.shape[1:])
+    measured = [_measure(strip, columns) for strip in strips]  # by what fits the cache
+    power, clipped = (np.concatenate(values) for values in zip(*measured, strict=True))
+    whole = clipped <= _CLIPPED
     deviations = np.sqrt(power[whole] if whole.any() else power)
-    count = min(_BLOCK, height // 2) * min(_BLOCK, width // 2)
-    chance = 1 + _QUANTILE / np.sqrt(2 * count) if deviations.size > 1 else 1
+    chance = 1 + _QUANTILE / np.sqrt(2 * rows * columns) if deviations.size > 1 else 1
     return float(255 * np.quantile(deviations, _SHARE) / max(chance, 0.5))
 
 
@@ -69,16 +67,21 @@ def is_white(image: Array) -> bool:
 
 def _halved(image: Array) -> Array:
     """Means of 2×2 pixels, [H // 2, W // 2, C]."""
-    planes = np.atleast_3d(np.asarray(image, np.float64))
-    height, width = (size // 2 for size in planes.shape[:2])
-    return planes[: 2 * height, : 2 * width].reshape(height, 2, width, 2, planes.shape[2]).mean(axis=(1, 3))
+    planes = np.atleast_3d(image)
+    height, width = (size // 2 * 2 for size in planes.shape[:2])
+    top, bottom = (planes[row:height:2] for row in (0, 1))
+    sums = (np.add(part[:, 0:width:2], part[:, 1:width:2], dtype=np.float64) for part in (top, bottom))
+    return sum(sums) / 4
 
 
-def _block_means(values: Array) -> Array:
-    """Means of blocks [H, W, C] → [blocks, C]; what does not fill a block at the right and bottom is left out."""
-    height, width, channels = values.shape
-    rows, columns = min(_BLOCK, height), min(_BLOCK, width)
-    whole = values[: height // rows * rows, : width // columns * columns]
-    return (
-        whole.reshape(height // rows, rows, width // columns, columns, channels).mean(axis=(1, 3)).reshape(-1, channels)
-    )
+def _measure(strip: Array, columns: int) -> tuple[Array, Array]:
+    """Of blocks of a strip [2 · rows, W, C], `columns` coefficients wide: the mean of the coefficients' squares, and the
+    share of pixels that are clipped; what does not fill a block at the right is left out.
+    """
+    blocks = strip.shape[1] // (2 * columns)
+    pixels = strip[:, : blocks * 2 * columns].astype(np.float64)
+    top, bottom = pixels[0::2], pixels[1::2]
+    diagonal = (top[:, 0::2] - top[:, 1::2] - bottom[:, 0::2] + bottom[:, 1::2]) / 2
+    power = (diagonal**2).reshape(len(diagonal), blocks, columns, -1).mean(axis=(0, 2))
+    clipped = ((pixels <= 0) | (pixels >= 1)).reshape(len(pixels), blocks, 2 * columns, -1).mean(axis=(0, 2))
+    return power.ravel(), clipped.ravel()
