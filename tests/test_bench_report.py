@@ -216,3 +216,13 @@ def test_rows_stand_in_one_table() -> None:
     assert (table.name, table.rows) == ("engine", [("engine", "1 ms (2.00×)"), ("mnn", "2 ms")])
     _, later = own_tables([*rows, {**rows[0], "date": "e"}])  # alone, so there is no rival to compare it with
     assert (later.title, len(later.rows)) == ("Denoising, run by run", 1)
+
+
+def test_triton_ops_beside_torch_compile_and_a_copy() -> None:
+    common = {"op": "relax", "mode": "forward", "dtype": "bfloat16", "shape": [4, 48, 512, 512], "machine": "a"}
+    common |= {"device": "NVIDIA", "threads": 2, "versions": {}, "commit": "c", "date": "d", "copy_gb_per_s": 2000.0}
+    times = {"triton": 0.1, "eager": 0.4, "compiled": 0.12}
+    rows = [{**common, "backend": name, "median_ms": ms, "gb_per_s": 150 / ms} for name, ms in times.items()]
+    (table,) = own_tables(rows)
+    assert (table.name, table.command) == ("ops", "modnas-fast bench ops")
+    assert (table.head, table.rows) == (("op", "4×48×512×512, forward"), [("relax", "100 µs (1.20×, 75%)")])

@@ -61,8 +61,10 @@ def own_tables(rows: Sequence[Row]) -> list[Table]:
     columns = _engine_columns(rows)
     steps = [row for row in latest if row["op"] == "supernet W-step" and row.get("shape") == SUPERNET_SHAPE]
     training = [row for row in latest if row["op"] == "training step" and row.get("shape") == TRAINING_SHAPE]
-    tables = [_denoise(sizes), _engine(columns), _supernet(steps), _training(training), recipe_table(rows)]
-    shown = {id(row) for row in (*sizes, *steps, *training, *(row for column in columns for row in column.values()))}
+    ops = [row for row in latest if "copy_gb_per_s" in row]
+    tables = [_denoise(sizes), _engine(columns), _supernet(steps), _ops(ops), _training(training), recipe_table(rows)]
+    engine = (row for column in columns for row in column.values())
+    shown = {id(row) for row in (*sizes, *steps, *ops, *training, *engine)}
     others = [row for row in latest if id(row) not in shown]
     tables += [_any(op, [row for row in others if row["op"] == op]) for op in dict.fromkeys(x["op"] for x in others)]
     return [table for table in tables if table.rows]
@@ -180,6 +182,24 @@ def _supernet(rows: Sequence[Row]) -> Table:
         cells.append(tuple(line))
     head = ("backend", *(cell for dtype in dtypes for cell in (dtype, "peak memory")))
     return Table("supernet", "One W-step of the supernet", head, cells, _command("modnas-fast bench supernet", rows))
+
+
+def _ops(rows: Sequence[Row]) -> Table:
+    """A Triton op a line: its times, over torch.compile of its reference, and what share of a copy's rate it has."""
+    ways = list(dict.fromkeys((tuple(row["shape"]), row["mode"]) for row in rows))
+    by_way = {(row["op"], row["backend"], tuple(row["shape"]), row["mode"]): row for row in rows}
+    cells = []
+    for op in dict.fromkeys(row["op"] for row in rows):
+        line = [op]
+        for way in ways:
+            row, peer = by_way.get((op, "triton", *way)), by_way.get((op, "compiled", *way))
+            faster = f"{peer['median_ms'] / row['median_ms']:.2f}×, " if row and peer else ""
+            share = row["gb_per_s"] / row["copy_gb_per_s"] if row else 0.0
+            line.append(f"{duration(row['median_ms'])} ({faster}{share:.0%})" if row else "")
+        cells.append(tuple(line))
+    head = ("op", *(f"{'×'.join(map(str, shape))}, {mode}" for shape, mode in ways))
+    note = "In brackets over torch.compile, and the rate of the least bytes that it can move as a share of a copy's."
+    return Table("ops", "The Triton ops", head, cells, _command("modnas-fast bench ops", rows), note)
 
 
 def _training(rows: Sequence[Row]) -> Table:
