@@ -75,8 +75,8 @@ def _halved(image: Array) -> Array:
 
 
 def _measure(strip: Array, columns: int) -> tuple[Array, Array]:
-    """Of blocks of a strip [2 · rows, W, C], `columns` coefficients wide: the mean of the coefficients' squares, and the
-    share of pixels that are clipped; what does not fill a block at the right is left out.
+    """Of blocks of a strip [2 · rows, W, C], `columns` coefficients wide: the mean of the coefficients' squares, and
+    the share of pixels that are clipped; what does not fill a block at the right is left out.
     """
     blocks = strip.shape[1] // (2 * columns)
     pixels = strip[:, : blocks * 2 * columns].astype(np.float64)

@@ -20,8 +20,9 @@ def psnr_loss(restored: Tensor, clean: Tensor) -> Tensor:
     """−PSNR in hundreds of dB, a mean over images: lg(MSE + ε) / 10, ε = 10⁻⁵ on the [0, 1] scale.
 
     So every image counts as much as it does in a mean of PSNR, whatever its noise; by `mse` one of σ = 50 counts four
-    times as much as one of 15. ε is the MSE of 50 dB, below which more is not asked for. Hundreds, so that gradients are
-    as large as those of the other losses, and may be clipped alike. NAFNet (Chen et al., ECCV 2022) has it with ε = 10⁻⁸.
+    times as much as one of 15. ε is the MSE of 50 dB, below which more is not asked for. Hundreds, so that gradients
+    are as large as those of the other losses, and may be clipped alike. NAFNet (Chen et al., ECCV 2022) has it with
+    ε = 10⁻⁸.
     """
     mse = (restored - clean).square().mean(dim=(1, 2, 3))
     return (mse + _PSNR_EPSILON).log10().mean() / 10
