@@ -196,3 +196,10 @@ def test_trained_and_scored(
     assert not np.allclose(*told, atol=1e-3)
     with pytest.raises(ModnasError, match="was trained for the noise of cameras, σ = 0 to 55, not for σ = 70"):
         denoise(image.squeeze(), 70, weights)
+
+
+def test_the_image_that_is_too_small_is_named(tmp_path, capsys) -> None:
+    Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((30, 20, 3), np.uint8)).save(tmp_path / "small.png")
+    assert main(["evaluate", "--data", str(tmp_path), "--camera", "--rgb", "--model", "modnas-b-t1-rgb-photo"]) == 2
+    assert "small.png: the photo is uint8 [30, 20, 3]" in capsys.readouterr().err

@@ -102,13 +102,19 @@ def evaluate(
 
     Yields:
         One `Score` an image, in order.
+
+    Raises:
+        ModnasError: an image below 24×24 pixels for the noise of cameras; it names the image.
     """
     for index, (name, clean) in enumerate(images):
         if degradation == "jpeg":
             plane = clean[..., 0] if clean.shape[2] == 1 else clean
             degraded = to_float(jpeg_compress(plane, int(level)).reshape(clean.shape))
         elif degradation == "camera":
-            degraded = to_float(camera_noise(clean, np.random.default_rng(index)))
+            try:
+                degraded = to_float(camera_noise(clean, np.random.default_rng(index)))
+            except ModnasError as error:
+                raise ModnasError(f"{name}: {error}") from None
         else:
             degraded = add_test_noise(clean / 255.0, level)
         yield _score(denoiser, name, clean, degraded, device)
