@@ -37,6 +37,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "base, seed 2": {"seed": 2},
     "loss L1": {"loss": "l1"},
     "loss Charbonnier": {"loss": "charbonnier"},
+    "loss PSNR": {"loss": "psnr"},
     "averaged over 100 steps": {"ema": 0.99},
     "not averaged": {"ema": 0.0},
     "rate 3e-4": {"lr": 3e-4, "lr_final": 3e-6},
@@ -60,6 +61,7 @@ LEVERS: dict[str, dict[str, Any]] = {
         "loss": "charbonnier",
         "optimizer": "muon",
     },
+    "scaled start, batch 4, PSNR, Muon": {"scaled_start": True, "batch": 4, "loss": "psnr", "optimizer": "muon"},
 }
 
 
