@@ -89,8 +89,8 @@ int64_t cost(const Blocks& blocks, int filling, int64_t num_blocks, const Limits
   return kStart + together(resident) * (2 * num_blocks + limits.processors) / (2 * resident * limits.processors);
 }
 
-// The cheapest of all shapes, and of the ways to divide the output's channels; `place` fills in what depends on them, and
-// tells what a warp has to do before the product, or that it cannot.
+// The cheapest of all shapes, and of the ways to divide the output's channels. `place` fills in what depends on them, and
+// tells the instructions of a warp before the product; −1 where there is no such kernel.
 template <typename Place>
 cudaError_t choose(const Target& out, const Output& output, int repeats, int scale, const Limits& limits,
                    const Place& place, Blocks& best) {

@@ -32,7 +32,7 @@ struct Blocks {
   Patch patch, shortcut;  // the shortcut's has no halo
   Tap first[4];  // of each phase: the patch's first pixel from the first output pixel's
   int slices;    // eights of K: [taps, Σ sources' channels / 8]
-  int inverse, inverses[3];  // of the number of chunks: of all sources, and of either and the shortcut; see divided()
+  uint32_t inverse, inverses[3];  // of the chunks of all sources; of those of either, and of the shortcut: divided()
   int shortcut_slices, shortcut_begin;
   int middle_pixel_bytes, middle_begin;  // separable: the depthwise convolution's result
   int table_begin;  // in shared memory: where in the patch each slice of K is
@@ -41,9 +41,11 @@ struct Blocks {
   int pixels() const { return kTilePixels * tiles * kWarps >> split_shift; }
 };
 
-// piece / chunks without a division: exact, since pieces and chunks are hundreds and dozens.
-__host__ __device__ constexpr int inverse_of(int chunks) { return ((1 << 20) + chunks - 1) / chunks; }
-__host__ __device__ constexpr int divided(int piece, int inverse) { return piece * inverse >> 20; }
+// piece / chunks without a division: exact while their product is below 2³¹.
+constexpr uint32_t inverse_of(int chunks) { return (0x80000000u + chunks - 1) / chunks; }
+__host__ __device__ constexpr int divided(int piece, uint32_t inverse) {
+  return static_cast<int>(static_cast<uint64_t>(piece) * inverse >> 31);
+}
 
 __host__ __device__ constexpr int odd_chunks(int chunks) { return 16 * (chunks | 1); }
 

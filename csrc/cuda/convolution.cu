@@ -10,7 +10,7 @@ namespace {
 
 // Where each slice of 8 channels of K lies in the patch. What pads K to whole products has weights of zero.
 __device__ __forceinline__ void fill_table(int* table, const Phase& phase, const Tap& first, const Patch& patch,
-                                           int chunks, int inverse) {
+                                           int chunks, uint32_t inverse) {
   const int slices = phase.num_taps * chunks;
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < slices + slices % 2; i += kThreads) {
@@ -38,8 +38,9 @@ __global__ void __launch_bounds__(kThreads, kTiles == 4 ? 3 : 4)
   char* const shared = shared_memory();
   int* const table = reinterpret_cast<int*>(shared + blocks.table_begin);
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
-  const int rest = blocks.column_groups == 1 ? static_cast<int>(blockIdx.z) : static_cast<int>(blockIdx.z) / blocks.column_groups;
-  const int columns_index = static_cast<int>(blockIdx.z) - rest * blocks.column_groups;
+  const int depth = static_cast<int>(blockIdx.z);
+  const int rest = blocks.column_groups == 1 ? depth : depth / blocks.column_groups;  // divisions are long
+  const int columns_index = depth - rest * blocks.column_groups;
   const int image = arguments.num_phases == 1 ? rest : rest / arguments.num_phases;
   const int phase_index = rest - image * arguments.num_phases;
   const Phase& phase = arguments.phases[phase_index];
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(kThreads, kTiles == 4 ? 3 : 4)
     if (source.data == nullptr) continue;
     Patch patch = blocks.patch;
     if (shortcut) patch = blocks.shortcut;
-    const int inverse = i == 0 ? blocks.inverses[2] : i == 1 ? blocks.inverses[0] : blocks.inverses[1];
+    const uint32_t inverse = i == 0 ? blocks.inverses[2] : i == 1 ? blocks.inverses[0] : blocks.inverses[1];
     fill_patch<Type>(source, patch, place.image, shortcut ? place.row_of(0) : first_row,
                      shortcut ? place.column_of(0) : first_column, inverse, i == 2 ? chunks0 : 0,
                      !shortcut && arguments.relu, shared + (shortcut ? blocks.shortcut_begin : 0));

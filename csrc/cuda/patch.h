@@ -18,7 +18,7 @@ __device__ __forceinline__ bool inside(int row, int column, int rows, int column
 // Of this thread: calls one(column, chunk, to) for its pieces, where `to` is that of the patch's row of this warp. Pieces
 // of the warp's next row lie rows_apart(patch) bytes further. `inverse` is that of `chunks`.
 template <typename Do>
-__device__ __forceinline__ void for_each_piece(const Patch& patch, int chunks, int inverse, int chunks_before,
+__device__ __forceinline__ void for_each_piece(const Patch& patch, int chunks, uint32_t inverse, int chunks_before,
                                                char* shared, const Do& one) {
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   char* const row = shared + warp * patch.columns * patch.pixel_bytes + 16 * chunks_before;
@@ -34,11 +34,11 @@ __device__ __forceinline__ int rows_apart(const Patch& patch) { return kWarps * 
 
 // As it is in memory, or ×2 by repeating it (`shift` 1). The copies are under way when this returns.
 __device__ __forceinline__ void copy_pieces(const Source& source, const Patch& patch, const uint4* image, int shift,
-                                            int first_row, int first_column, int inverse, int chunks_before,
+                                            int first_row, int first_column, uint32_t inverse, int chunks_before,
                                             char* shared) {
   const int warp = static_cast<int>(threadIdx.x / 32), chunks = source.channels / kChunk;
   const int row_chunks = source.columns * chunks;
-  const int64_t apart = static_cast<int64_t>(kWarps * patch.step >> shift) * row_chunks;  // exact: an even number of rows
+  const int64_t apart = static_cast<int64_t>(kWarps * patch.step >> shift) * row_chunks;  // exact: kWarps is even
   for_each_piece(patch, chunks, inverse, chunks_before, shared, [&](int column, int chunk, char* to) {
     const int column_from = first_column + column * patch.step;
     const int rows = inside(0, column_from, 1, source.columns << shift) ? source.rows << shift : 0;
@@ -59,8 +59,8 @@ __device__ __forceinline__ void copy_pieces(const Source& source, const Patch& p
 // ×2 by ¼ and ¾ of neighbours along each axis.
 template <typename Type>
 __device__ __forceinline__ void interpolate_pieces(const Source& source, const Patch& patch, const uint4* image,
-                                                   int first_row, int first_column, int inverse, int chunks_before,
-                                                   char* shared) {
+                                                   int first_row, int first_column, uint32_t inverse,
+                                                   int chunks_before, char* shared) {
   constexpr int kBatch = 2;  // rows whose loads are under way before the first is waited for
   const int warp = static_cast<int>(threadIdx.x / 32), chunks = source.channels / kChunk;
   const int row_chunks = source.columns * chunks;
@@ -111,7 +111,7 @@ __device__ __forceinline__ void interpolate_pieces(const Source& source, const P
 // wait_for_copies().
 template <typename Type>
 __device__ __forceinline__ void fill_patch(const Source& source, const Patch patch, int64_t image, int first_row,
-                                           int first_column, int inverse, int chunks_before, bool rectify,
+                                           int first_column, uint32_t inverse, int chunks_before, bool rectify,
                                            char* shared) {
   const int chunks = source.channels / kChunk;
   const uint4* const pixels =

@@ -1,5 +1,6 @@
 // What has no name in CUDA C++: shared memory's addresses, the two instructions that tensor cores are used by, and those
-// by which copies and launches overlap with what else there is to do. The only file with PTX; tests that run kernels on the CPU have a twin of each function.
+// by which copies and launches overlap with what else there is to do. The only file with PTX; tests that run kernels on
+// the CPU have a twin of each function.
 #pragma once
 
 #include "cuda/elements.h"

@@ -34,10 +34,21 @@ bool right(const Machine& machine, cudaError_t error, const Blocks& blocks, cons
   return false;
 }
 
+bool divides_exactly() {
+  for (int chunks = 1; chunks <= 512; ++chunks) {
+    for (int piece = 0; piece < 64 * chunks; ++piece) {
+      if (divided(piece, inverse_of(chunks)) == piece / chunks) continue;
+      std::printf("FAILED: %d / %d is %d\n", piece, chunks, divided(piece, inverse_of(chunks)));
+      return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 bool blocks_fit_every_device() {
-  bool passed = true;
+  bool passed = divides_exactly();
   for (const Machine& machine : kMachines) {
     for (int side : {8, 64, 1000, 2 * kMostBlocks}) {
       for (int channels = 8; channels <= 128; channels += 8) {
