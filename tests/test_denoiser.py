@@ -12,6 +12,7 @@ from PIL import Image
 import modnas_fast
 from modnas_fast import Denoiser, DerivedNet, ModnasError, load
 from modnas_fast.engine import denoiser as module
+from modnas_fast.engine.highlights import bands_of
 from modnas_fast.images.camera import camera_noise, draw_camera
 from modnas_fast.images.degradations import Degradation, add_test_noise
 from modnas_fast.images.files import Frame, from_float, read_image
@@ -82,10 +83,42 @@ def test_the_other_byte_order(dtype: type, noisy: np.ndarray) -> None:
     np.testing.assert_array_equal(restored, modnas_fast.denoise(image))
 
 
-def test_highlights_above_white_stay(noisy: np.ndarray) -> None:
+@pytest.mark.parametrize("model", ["modnas-b-t1-gray", "modnas-b-t1-gray-s25"])
+@pytest.mark.parametrize("brightness", [1.3, 1.5, 1.99, 2.5, 3.7])
+def test_what_is_brighter_than_white_is_denoised_and_stays_as_bright(model: str, brightness: float) -> None:
+    clean = np.full((64, 64), 0.5, np.float32)
+    clean[:32] = brightness
+    noise = np.random.default_rng(0).normal(0, 25 / 255, clean.shape).astype(np.float32)
+    restored = modnas_fast.denoise(clean + noise, sigma=25, model=model)
+    for part, expected in ((restored[:28], brightness), (restored[36:], 0.5)):
+        assert part.mean() == pytest.approx(expected, abs=0.012)
+        assert part.std() < 0.3 * noise.std()
+
+
+def test_what_is_far_brighter_than_white_is_carried_over(noisy: np.ndarray) -> None:
     bright = noisy.copy()
-    bright[:20] += 1
-    assert modnas_fast.denoise(bright)[:15].mean() > 1.25
+    bright[:16] += 20
+    restored = modnas_fast.denoise(bright, sigma=25)
+    np.testing.assert_allclose(restored[:12], bright[:12], atol=0.1)
+    assert restored[20:].max() < 1.1
+
+
+def test_highlights_of_one_image_of_a_batch_change_no_other(noisy: np.ndarray) -> None:
+    batch = torch.from_numpy(np.stack([noisy, noisy]))[:, None]
+    batch[1, :, :16] += 1
+    shares: list[float] = []
+    restored = Denoiser("modnas-b-t1-gray-s25")(batch, shares.append)
+    torch.testing.assert_close(restored[0], Denoiser("modnas-b-t1-gray-s25")(batch[:1])[0], rtol=0, atol=0)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert restored[1, 0, :12].mean() == pytest.approx(float(batch[1, 0, :12].mean()), abs=0.02)
+
+
+def test_noise_on_white_is_no_highlight() -> None:
+    white = torch.ones(1, 64, 64) + 55 / 255 * torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert white.max() > 1.7
+    assert bands_of(white) == 1
+    assert [bands_of(torch.full((3, 5, 70), value)) for value in (1.1, 1.3, 2.1, 9.0)] == [1, 2, 3, 4]
 
 
 def test_the_result_may_be_part_of_what_is_differentiated(noisy: np.ndarray) -> None:

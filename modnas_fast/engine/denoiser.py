@@ -15,6 +15,7 @@ from torch import Tensor
 
 from modnas_fast.engine import choice
 from modnas_fast.engine.engine import Engine, engine_obstacle
+from modnas_fast.engine.highlights import bands_of, denoise_in_bands
 from modnas_fast.engine.tiling import OnTile, ignore_progress, portion, run_tiled
 from modnas_fast.errors import ModnasError
 from modnas_fast.images.degradations import as_level
@@ -239,8 +240,12 @@ class Denoiser:
         # One image at a time: peak memory is one image's, and small images' maps stay in the caches.
         restored = torch.empty_like(y)
         for index in range(len(y)):
-            image = y[index : index + 1].to(self.net.dtype)
-            restored[index] = self._run_one(image, portion(on_tile, index, len(y)))[0]
+            image, progress = y[index : index + 1].to(self.net.dtype), portion(on_tile, index, len(y))
+            bands = bands_of(image[0])
+            if bands == 1:
+                restored[index] = self._run_one(image, progress)[0]
+            else:
+                restored[index] = denoise_in_bands(self._run_one, image, bands, progress)[0]
         return restored
 
     def _run_one(self, image: Tensor, on_tile: OnTile) -> Tensor:
@@ -325,7 +330,7 @@ def denoise(
 
     Returns:
         The same kind, shape and dtype; integers are rounded and clipped, floats are not clipped. Alpha is carried over.
-        Networks know [0, 1]: a highlight beyond comes out darker, 1.5 at σ = 25 as 1.25.
+        Floats may be brighter than white: what goes beyond 1 is denoised for itself (`engine.highlights`).
 
     Raises:
         ModnasError: an image of another kind or unit, or with NaN or Inf; an unknown model; a σ that is no number of
