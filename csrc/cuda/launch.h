@@ -3,12 +3,14 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstddef>
 
 namespace modnas_fast::cuda {
 
 constexpr size_t kSharedWithoutAsking = 48 << 10;  // bytes that any kernel may have
 constexpr int kReservedShared = 1 << 10;           // bytes that compilers may count as a kernel's own, as for sm_90
+constexpr int kOverlapInGraphs = 12030;            // CUDA 12.3: before, graphs could not hold launches that overlap
 constexpr int kMostBlocks = 65535;                 // of a grid, along y and along z
 
 // Of the current device.
@@ -66,11 +68,12 @@ inline cudaError_t current_limits(Limits& limits) {
   if (error == cudaSuccess) {
     error = cudaDeviceGetAttribute(&limits.processor_shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   }
-  int generation = 0;
+  int generation = 0, driver = 0;
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&generation, cudaDevAttrComputeCapabilityMajor, device);
+  if (error == cudaSuccess) error = cudaDriverGetVersion(&driver);
   if (error == cudaSuccess) {
     limits.shared_bytes -= kReservedShared;
-    limits.overlaps = generation >= 9;
+    limits.overlaps = generation >= 9 && std::min(driver, CUDART_VERSION) >= kOverlapInGraphs;
   }
   return error;
 }

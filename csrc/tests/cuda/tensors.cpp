@@ -32,7 +32,9 @@ LaunchBefore::LaunchBefore(std::vector<Bytes> made, std::vector<Bytes> results)
     std::memset(begin, 0xFF, bytes.count);
   }
   emulation::launch_before = [this] {
-    for (size_t i = 0; i < made_.size(); ++i) std::memcpy(made_[i].data, kept_[i].data(), made_[i].count);
+    for (size_t i = 0; i < made_.size(); ++i) {
+      std::copy(kept_[i].begin(), kept_[i].end(), static_cast<char*>(made_[i].data));
+    }
     for (const Bytes& bytes : results_) {
       const char* const begin = static_cast<const char*>(bytes.data);
       untouched_ &= std::all_of(begin, begin + bytes.count, [](char byte) { return byte == '\xFF'; });
