@@ -8,7 +8,8 @@
 
 namespace modnas_fast::cuda {
 
-constexpr int kWarps = 4;  // of a block
+constexpr int kWarpsLog = 2;
+constexpr int kWarps = 1 << kWarpsLog;  // of a block
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTilePixels = 16;  // rows of a tensor core's product
 
