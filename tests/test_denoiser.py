@@ -119,6 +119,7 @@ def test_noise_on_white_is_no_highlight() -> None:
     assert white.max() > 1.7
     assert bands_of(white) == 1
     assert [bands_of(torch.full((3, 5, 70), value)) for value in (1.1, 1.3, 2.1, 9.0)] == [1, 2, 3, 4]
+    assert [bands_of(torch.full((1, 9, 9), value)) for value in (torch.nan, torch.inf, -torch.inf)] == [1, 1, 1]
 
 
 def test_the_result_may_be_part_of_what_is_differentiated(noisy: np.ndarray) -> None:

@@ -22,12 +22,12 @@ _MOST = 4  # bands; what is brighter still is carried over as it is
 
 
 def bands_of(image: Tensor) -> int:
-    """How many bands [C, H, W] reaches into: 1 unless it is brighter than white."""
-    if image.amax() <= _BRIGHT:
+    """How many bands [C, H, W] reaches into: 1 unless it is brighter than white, and where it holds NaN."""
+    if not image.amax() > _BRIGHT:
         return 1
     sides = [min(_BLOCK, side) for side in image.shape[-2:]]
     brightest = float(F.avg_pool2d(image.float(), sides).amax())
-    return 1 if brightest <= _BRIGHT else min(int(brightest) + 1, _MOST)
+    return min(int(brightest) + 1, _MOST) if _BRIGHT < brightest < torch.inf else 1
 
 
 def denoise_in_bands(denoise: Callable[[Tensor, OnTile], Tensor], image: Tensor, bands: int, on_tile: OnTile) -> Tensor:
