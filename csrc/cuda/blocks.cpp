@@ -70,8 +70,8 @@ int copy_instructions(const Source& source, bool rectify) {
 }
 
 // Cycles that a processor takes, roughly; they decide only between tilings. What limits is the rate at which warps have
-// instructions ready: an H100 issues one of a warp in 4 cycles and one more for every other warp of the same scheduler,
-// be they 1 or 4 (measured from 64² to 2048²). `filling` and what follows are a warp's instructions.
+// instructions ready: a warp issues one in about 4 cycles and one more for every warp of its scheduler, as an H100 does
+// with three of them (6.4) and with four (8.5). `filling` and what follows are a warp's instructions.
 int64_t cost(const Blocks& blocks, int filling, int64_t num_blocks, const Limits& limits) {
   constexpr int64_t kStart = 1500, kFixed = 300, kProduct = 6;
   const int64_t depth = divide_up(blocks.slices, 2) + divide_up(blocks.shortcut_slices, 2);
@@ -177,8 +177,7 @@ cudaError_t choose_blocks(const Separable& arguments, const Limits& limits, Bloc
     candidate.slices = chunks;
     candidate.inverses[0] = inverse_of(chunks);
     candidate.middle_pixel_bytes = odd_chunks(chunks);
-    constexpr int kRunPixels = 4;
-    const int runs = divide_up(candidate.pixels() / kRunPixels * chunks, kThreads);
+    const int runs = divide_up(candidate.pixels() / kRun * chunks, kThreads);
     const int convolving = runs * (100 + 60 * arguments.kernel * arguments.kernel);
     return convolving + fill_instructions(candidate.patch, chunks, copy_instructions(arguments.source, arguments.relu));
   };

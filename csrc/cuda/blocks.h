@@ -8,10 +8,11 @@
 
 namespace modnas_fast::cuda {
 
-constexpr int kWarpsLog = 2;
-constexpr int kWarps = 1 << kWarpsLog;  // of a block
+constexpr int kWarpsShift = 2;
+constexpr int kWarps = 1 << kWarpsShift;  // of a block
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTilePixels = 16;  // rows of a tensor core's product
+constexpr int kRun = 4;          // neighbouring pixels of a thread in a depthwise convolution: they share what they load
 
 // The sources' pixels that a block reads, side by side along channels. A pixel takes an odd multiple of 16 bytes, so
 // that eight neighbours lie in different banks. Columns that a stride of 2 skips lie apart, so that those it takes are

@@ -66,8 +66,8 @@ __global__ void __launch_bounds__(kThreads, kTiles == 4 ? 3 : 4)
   }
 
   // Warps of the same group have the same pixels, and a part of the sum each.
-  const int groups_log = kWarpsLog - blocks.split_shift;
-  const int group = warp & ((1 << groups_log) - 1), part = warp >> groups_log;
+  const int groups_shift = kWarpsShift - blocks.split_shift;
+  const int group = warp & ((1 << groups_shift) - 1), part = warp >> groups_shift;
   const int stride = arguments.out.channels / 8 * 32;
   const int steps = (phase.num_taps * chunks + 1) / 2, shortcut_steps = (blocks.shortcut_slices + 1) / 2;
   const uint2* packed = reinterpret_cast<const uint2*>(phase.weights) + first_channel / 8 * 32 + lane;

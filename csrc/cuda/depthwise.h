@@ -35,8 +35,6 @@ class Walk {
   int columns_, chunks_, step_chunk_, step_column_, step_row_;
 };
 
-constexpr int kRun = 4;  // neighbouring pixels a thread: they share what they load
-
 // Each thread computes kRun pixels of 8 channels at a time. `weights` [kernel², channels], `bias` [channels]. Not
 // inlined: it is the same for every width of the 1×1 convolution, and most of the compiler's time.
 template <typename Type, int kKernel, int kDilation>

@@ -19,34 +19,27 @@ __host__ __device__ __forceinline__ To same_bits(const From& from) {
 }
 
 struct Float16 {
+  using Pair = __half2;
   __host__ __device__ static uint32_t pair(float low, float high) {
     return same_bits<uint32_t>(__floats2half2_rn(low, high));
   }
-  __device__ static float2 floats(uint32_t pair) { return __half22float2(same_bits<__half2>(pair)); }
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  __device__ static uint32_t larger(uint32_t a, uint32_t b) {
-    return same_bits<uint32_t>(__hmax2_nan(same_bits<__half2>(a), same_bits<__half2>(b)));
-  }
-#endif
+  __device__ static float2 floats(uint32_t pair) { return __half22float2(same_bits<Pair>(pair)); }
 };
 
 struct Bfloat16 {
+  using Pair = __nv_bfloat162;
   __host__ __device__ static uint32_t pair(float low, float high) {
     return same_bits<uint32_t>(__floats2bfloat162_rn(low, high));
   }
-  __device__ static float2 floats(uint32_t pair) { return __bfloat1622float2(same_bits<__nv_bfloat162>(pair)); }
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  __device__ static uint32_t larger(uint32_t a, uint32_t b) {
-    return same_bits<uint32_t>(__hmax2_nan(same_bits<__nv_bfloat162>(a), same_bits<__nv_bfloat162>(b)));
-  }
-#endif
+  __device__ static float2 floats(uint32_t pair) { return __bfloat1622float2(same_bits<Pair>(pair)); }
 };
 
 // max(0, ·) of both. A NaN stays one: those that arithmetic makes have no sign.
 template <typename Type>
 __device__ __forceinline__ uint32_t relu_pair(uint32_t pair) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  return Type::larger(pair, 0);
+  using Pair = typename Type::Pair;
+  return same_bits<uint32_t>(__hmax2_nan(same_bits<Pair>(pair), same_bits<Pair>(0u)));
 #else
   const uint32_t negative = (pair >> 15 & 0x00010001u) * 0xFFFFu;
   return pair & ~negative;

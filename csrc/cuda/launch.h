@@ -49,11 +49,7 @@ cudaError_t launch_early(void (*kernel)(Parameters...), dim3 grid, dim3 block, s
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t stream,
                    const Arguments&... arguments) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, kernel, arguments...);
+  return launch_early(kernel, grid, block, 0, Limits{}, stream, arguments...);  // of limits without overlap
 }
 
 inline cudaError_t current_limits(Limits& limits) {

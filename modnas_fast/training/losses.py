@@ -19,7 +19,7 @@ def charbonnier_loss(restored: Tensor, clean: Tensor) -> Tensor:
 def psnr_loss(restored: Tensor, clean: Tensor) -> Tensor:
     """−PSNR in hundreds of dB, a mean over images: lg(MSE + ε) / 10, ε = 10⁻⁵ on the [0, 1] scale.
 
-    So every image counts as much as it does in a mean of PSNR, whatever its noise; by `mse` one of σ = 50 counts four
+    So every image counts as much as it does in a mean of PSNR, whatever its noise; by `mse` one of σ = 50 counts 3.5
     times as much as one of 15. ε is the MSE of 50 dB, below which more is not asked for. Hundreds, so that gradients
     are as large as those of the other losses, and may be clipped alike. NAFNet (Chen et al., ECCV 2022) has it with
     ε = 10⁻⁸.
