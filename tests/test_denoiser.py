@@ -114,11 +114,19 @@ def test_highlights_of_one_image_of_a_batch_change_no_other(noisy: np.ndarray) -
     assert restored[1, 0, :12].mean() == pytest.approx(float(batch[1, 0, :12].mean()), abs=0.02)
 
 
+def test_highlights_in_colour_are_left_to_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = Denoiser("modnas-b-t1-rgb", sigma=25)
+    bright = 1 + torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    restored = denoiser(bright)
+    monkeypatch.setattr(module, "bands_of", lambda image: 1)
+    torch.testing.assert_close(restored, denoiser(bright), rtol=0, atol=0)
+
+
 def test_noise_on_white_is_no_highlight() -> None:
     white = torch.ones(1, 64, 64) + 55 / 255 * torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(0))
     assert white.max() > 1.7
     assert bands_of(white) == 1
-    assert [bands_of(torch.full((3, 5, 70), value)) for value in (1.1, 1.3, 2.1, 9.0)] == [1, 2, 3, 4]
+    assert [bands_of(torch.full((1, 5, 70), value)) for value in (1.1, 1.3, 2.1, 9.0)] == [1, 2, 3, 4]
     assert [bands_of(torch.full((1, 9, 9), value)) for value in (torch.nan, torch.inf, -torch.inf)] == [1, 1, 1]
 
 

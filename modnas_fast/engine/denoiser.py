@@ -241,7 +241,7 @@ class Denoiser:
         restored = torch.empty_like(y)
         for index in range(len(y)):
             image, progress = y[index : index + 1].to(self.net.dtype), portion(on_tile, index, len(y))
-            bands = bands_of(image[0])
+            bands = bands_of(image[0]) if self.net.channels_in == 1 else 1
             if bands == 1:
                 restored[index] = self._run_one(image, progress)[0]
             else:
@@ -330,7 +330,8 @@ def denoise(
 
     Returns:
         The same kind, shape and dtype; integers are rounded and clipped, floats are not clipped. Alpha is carried over.
-        Floats may be brighter than white: what goes beyond 1 is denoised for itself (`engine.highlights`).
+        Floats may be brighter than white: gray models denoise what goes beyond 1 for itself (`engine.highlights`); RGB
+        models, which know [0, 1], darken it.
 
     Raises:
         ModnasError: an image of another kind or unit, or with NaN or Inf; an unknown model; a σ that is no number of

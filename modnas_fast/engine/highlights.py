@@ -2,7 +2,8 @@
 
 Additive noise is the same at every brightness, so an image can be denoised in bands of height 1, each moved to [0, 1]:
 x = Σₖ clamp(f(clamp(y − k, −½, 1½)), 0, 1), open below the first band and above the last. The halves leave room for
-noise; what a border takes from one band it gives to the next.
+noise; what a border takes from one band it gives to the next. Of one channel only: a band of an RGB image has colours
+that no photo has, and comes out in others.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _MOST = 4  # bands; what is brighter still is carried over as it is
 
 
 def bands_of(image: Tensor) -> int:
-    """How many bands [C, H, W] reaches into: 1 unless it is brighter than white, and where it holds NaN."""
+    """How many bands [1, H, W] reaches into: 1 unless it is brighter than white, and where it holds NaN."""
     if not image.amax() > _BRIGHT:
         return 1
     sides = [min(_BLOCK, side) for side in image.shape[-2:]]
@@ -31,7 +32,7 @@ def bands_of(image: Tensor) -> int:
 
 
 def denoise_in_bands(denoise: Callable[[Tensor, OnTile], Tensor], image: Tensor, bands: int, on_tile: OnTile) -> Tensor:
-    """[1, C, H, W] by `denoise`, band by band; `on_tile` is called with the share of the work done."""
+    """[1, 1, H, W] by `denoise`, band by band; `on_tile` is called with the share of the work done."""
     restored = (image - bands).clamp(min=0) if bands == _MOST else torch.zeros_like(image)
     for band in range(bands):
         open_above = band + 1 == bands < _MOST
